@@ -1,0 +1,199 @@
+import itertools
+import json
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+
+from sftrepro.claims import (
+    WORDS,
+    check_prose,
+    counterparts,
+    judge,
+    ledger,
+    over_benchmarks,
+    over_tests,
+    published,
+    scoreboard,
+)
+from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
+from sftrepro.stats import imagined
+
+MICRO = load_profile("micro")
+STEPS = (0, 20, 80, 160, 320)
+FLAT = [0.4] * 5
+
+
+def results(scores, lengths=(), series="R25", **law):
+    return imagined(scores, STEPS, series, lengths=lengths, **{"items": 300, "seed_spread": 0.03} | law)
+
+
+def scores(arithmetic=FLAT, program=FLAT, order=FLAT):
+    return {"arithmetic": arithmetic, "program": program, "order": order}
+
+
+DIP, SLIGHT, LOST = [0.5, 0.2, 0.3, 0.4, 0.6], [0.5, 0.41, 0.41, 0.41, 0.5], [0.5, 0.2, 0.2, 0.2, 0.2]
+
+
+@pytest.mark.parametrize("word, law", [
+    ("reproduced", scores(DIP, DIP)), ("reproduced", scores(DIP, FLAT, DIP)), ("not reproduced", scores()),
+    ("not reproduced", scores(FLAT, DIP)), ("contradicted", scores(LOST, LOST, LOST)), ("not reproduced", scores(DIP, LOST, LOST))])
+def test_c2_says_what_the_curves_do(word, law):
+    assert judge("C2", results(law), MICRO).word == word
+
+
+def test_a_dip_that_only_the_narrower_interval_sees_gives_the_direction_only():
+    words = {judge("C2", results(scores(SLIGHT, SLIGHT, SLIGHT), items=200, draw=draw), MICRO).word for draw in range(12)}
+    assert "direction only" in words and "contradicted" not in words
+
+
+@pytest.mark.parametrize("word, lengths", [
+    ("reproduced", [8, 60, 55, 45, 40]), ("contradicted", [8, 20, 30, 40, 60]), ("not reproduced", [8, 8, 8, 8, 8]),
+    ("direction only", [8, 20, 30, 40, 60, 45])])
+def test_c3_says_what_the_lengths_do(word, lengths):
+    steps = STEPS if len(lengths) == 5 else (0, 20, 80, 160, 240, 320)
+    rates = [0.4] * len(lengths)
+    found = imagined(scores(rates, rates, rates), steps, lengths=lengths, seed_spread=0.03)
+    if word == "direction only":  # a surge that comes late
+        found = found.with_columns(tokens=pl.when(pl.col("step") == 320).then(pl.lit(41, pl.Int64)).otherwise("tokens"))
+    assert judge("C3", found, MICRO).word == word
+
+
+@pytest.mark.parametrize("word, cot, no_cot", [
+    ("reproduced", 0.7, 0.3), ("not reproduced", 0.4, 0.4), ("contradicted", 0.3, 0.6), ("not reproduced", 0.25, 0.05)])
+def test_c8_asks_for_more_than_no_cot_and_more_than_the_base(word, cot, no_cot):
+    runs = pl.concat([results(scores(*[[0.4, 0.4, 0.4, 0.4, end]] * 3), series=series, draw=0)
+                      for series, end in (("R25", cot), ("R33", no_cot))])
+    assert judge("C8", runs, MICRO).word == word
+
+
+@pytest.mark.parametrize("word, reasoning, attacks, attacks_no_cot", [
+    ("reproduced", 0.7, 0.6, 0.1), ("not reproduced", 0.7, 0.1, 0.1), ("not reproduced", 0.7, 0.6, 0.6),
+    ("contradicted", 0.3, 0.02, 0.1)])
+def test_c12_needs_reasoning_up_and_safety_down(word, reasoning, attacks, attacks_no_cot):
+    def run(series, end, attack):
+        law = scores(*[[0.4, 0.4, 0.4, 0.4, end]] * 3) | {"forbidden": [0.3 if attack < 0.1 else 0.1] * 4 + [attack]}
+        return results(law, series=series, draw=0)
+    runs = pl.concat([run("R25", reasoning, attacks), run("R33", 0.4, attacks_no_cot)])
+    assert judge("C12", runs, MICRO).word == word
+
+
+def test_a_profile_that_cannot_decide_says_why_and_still_shows_the_comparisons():
+    smoke = load_profile("smoke")
+    verdict = judge("C2", results(scores(DIP, DIP), items=8, seeds=2), smoke)
+    assert verdict.word == "not testable at this profile"
+    assert len(verdict.comparisons) and "2 seeds where 3 are needed" in verdict.reasons
+    assert "smoke" in verdict.reasons[0]
+
+
+def test_a_missing_run_makes_a_claim_untestable():
+    verdict = judge("C8", results(scores(DIP, DIP)), MICRO)
+    assert verdict.word == "not testable at this profile"
+    assert verdict.reasons == ("run R33 is not made at profile micro",)
+
+
+def test_a_base_that_cannot_fall_is_left_out():
+    floor = [0.02, 0.02, 0.02, 0.02, 0.2]
+    verdict = judge("C2", results(scores(DIP, floor, DIP)), MICRO)
+    assert verdict.word == "reproduced" and "program" not in set(verdict.comparisons["benchmark"])
+    assert verdict.reasons[0].startswith("program is left out")
+    assert judge("C2", results(scores(DIP, floor, floor)), MICRO).word == "not testable at this profile"
+
+
+def test_the_order_of_rows_does_not_change_a_verdict():
+    found = results(scores(DIP, SLIGHT, DIP))
+    one, other = judge("C2", found, MICRO), judge("C2", found.sample(fraction=1, shuffle=True, seed=1), MICRO)
+    assert one.word == other.word and one.comparisons.equals(other.comparisons)
+
+
+def test_a_claim_without_a_criterion_is_open():
+    assert judge("C4", results(scores()), MICRO).word == "open"
+
+
+OUTCOMES = ("opposite", "absent", "leaning", "shown")
+
+
+@given(some.lists(some.sampled_from(OUTCOMES), min_size=1, max_size=4), some.data())
+def test_a_better_outcome_never_makes_a_worse_verdict(outcomes, data):
+    place = data.draw(some.integers(0, len(outcomes) - 1))
+    better = outcomes.copy()
+    better[place] = data.draw(some.sampled_from(OUTCOMES[OUTCOMES.index(outcomes[place]):]))
+    ranks = ("contradicted", "not reproduced", "direction only", "reproduced")
+    assert ranks.index(over_tests(better)) >= ranks.index(over_tests(outcomes))
+    assert OUTCOMES.index(over_benchmarks(better)) >= OUTCOMES.index(over_benchmarks(outcomes))
+
+
+def test_every_verdict_is_one_of_the_ledger_s_words():
+    for outcomes in itertools.product(OUTCOMES, repeat=3):
+        assert over_tests(outcomes) in WORDS
+
+
+def test_the_ledger_holds_all_claims_and_names_only_what_exists():
+    book = ledger()
+    assert list(book.claims) == [f"C{number}" for number in range(14)]
+    benchmarks = set(pl.read_csv(ROOT / "data/paper/published_scores.csv")["benchmark"]) | {"HEx-PHI"}
+    for claim in book.claims.values():
+        for test in claim.criterion.tests if claim.criterion else ():
+            assert test.runs <= set(paper_runs()) and set(test.benchmarks) <= benchmarks
+
+
+def test_the_criterion_of_c2_asks_no_more_than_the_published_trajectory_gives():
+    paper = published(["Qwen3-4B-Base"], "Math-CoT-20k", MICRO)
+    test = ledger().claims["C2"].criterion.tests[0]
+    for benchmark in ("arithmetic", "program"):
+        curve = paper.filter(benchmark=benchmark).sort("step")["value"]
+        assert curve[0] - curve.min() >= test.out_margin and curve[-1] - curve.min() >= test.back_margin
+        assert curve[-1] >= curve[0] - test.back_margin
+
+
+def test_a_broken_ledger_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "claims.toml"
+    for text in ("level = 2\n", "level = \n", (ROOT / "data/claims.toml").read_text().replace('kind = "dip"', 'kind = "dop"')):
+        path.write_text(text)
+        with pytest.raises(RequestError) as refused:
+            ledger(path)
+        assert "claims.toml" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def chapter(path, markdown):
+    path.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": [markdown]},
+                                          {"cell_type": "code", "source": ["'reproduced'"]}]}))
+    return path
+
+
+def test_a_chapter_that_states_a_verdict_itself_is_refused(tmp_path):
+    with pytest.raises(RequestError, match=r"22_x.ipynb cell 1 states a verdict \('contradicted'\)"):
+        check_prose([chapter(tmp_path / "22_x.ipynb", "The claim is contradicted.")])
+    check_prose([chapter(tmp_path / "22_y.ipynb", "The claim is that scores fall."),
+                 chapter(tmp_path / "13_z.ipynb", "Verdicts are `reproduced`, `contradicted` and so on.")])
+
+
+def test_no_chapter_of_the_book_states_a_verdict_itself():
+    check_prose(sorted((ROOT / "nbs").glob("*.ipynb")))
+
+
+def test_published_numbers_arrive_as_they_were_transcribed():
+    found = published(["Qwen3-4B-Base"], "Math-CoT-20k", MICRO, steps=320)
+    source = pl.read_csv(ROOT / "data/paper/published_scores.csv").filter(model="Qwen3-4B-Base", data="Math-CoT-20k")
+    assert set(found["benchmark"]) == {"arithmetic", "program", "order"}
+    for row in found.iter_rows(named=True):
+        same = source.filter(benchmark=row["counterpart"], step=round(2 * row["step"]))
+        assert same["value"].to_list() == [row["value"]] and same["confidence"].to_list() == [row["confidence"]]
+
+
+def test_a_published_run_without_a_start_begins_at_the_published_base():
+    found = published(["Qwen3-4B-Base"], "Math-NoCoT-20k", MICRO).filter(benchmark="arithmetic")
+    assert found["step"].to_list() == [0, 10, 40, 80, 160, 320, 480, 640] and found["value"][0] == 70.8
+
+
+def test_the_scoreboard_has_one_row_per_claim():
+    found = [judge(id, results(scores(DIP, DIP)), MICRO) for id in ledger().claims]
+    board = scoreboard(found)
+    assert board.count("<tr>") == 1 + len(ledger().claims)
+    assert all(f"<td>{id}</td>" in board for id in ledger().claims)
+
+
+def test_benchmarks_of_the_paper_stand_for_themselves_at_its_own_profile():
+    assert counterparts(load_profile("paper"))["MATH500"] == "MATH500"
+    assert counterparts(MICRO)["MATH500"] == "arithmetic"

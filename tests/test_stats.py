@@ -1,0 +1,196 @@
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from scipy import stats as reference
+
+from sftrepro.stats import (
+    Pair,
+    contrasts,
+    estimates,
+    excursion,
+    family,
+    furthest,
+    imagined,
+    paired,
+    smallest_effect,
+    wilson,
+)
+
+
+def experiment(rng, seed_spread=0.0, seeds=3, items=150, checkpoints=6, rate=0.4, fall=0.0):
+    "Checkpoint minus base, seeds x items x checkpoints, and its true mean; `fall` lowers all checkpoints."
+    level = reference.norm.ppf(rate)
+    difficulty, talent = rng.normal(size=items), rng.normal(0, seed_spread, (seeds, 1, checkpoints))
+    base = rng.random(items) < reference.norm.cdf(level * math.sqrt(2) + difficulty)
+    mean = reference.norm.ppf(rate - fall) * math.sqrt(2 + seed_spread**2)
+    tuned = rng.random((seeds, items, checkpoints)) < reference.norm.cdf(mean + difficulty[None, :, None] + talent)
+    return tuned.astype(float) - base[None, :, None], -fall
+
+
+def plain_bootstrap(block, rng, resamples=300):
+    "Resamples seeds and items as they are: errors and simultaneous critical value."
+    seeds, items, _ = block.shape
+    by_seed = rng.multinomial(seeds, np.full(seeds, 1 / seeds), resamples) / seeds
+    by_item = rng.multinomial(items, np.full(items, 1 / items), resamples) / items
+    means = np.einsum("bs,sik,bi->bk", by_seed, block, by_item, optimize=True)
+    error = means.std(axis=0)
+    return error, np.quantile((np.abs(means - block.mean((0, 1))) / error).max(axis=1), 0.95)
+
+
+@pytest.mark.parametrize("seed_spread", [0.0, 0.1, 0.25])
+def test_a_simultaneous_interval_holds_all_truths_in_95_of_100_experiments(seed_spread):
+    rng, held = np.random.default_rng(3), []
+    for _ in range(250):
+        block, truth = experiment(rng, seed_spread)
+        found = family([block], replays=1000)
+        held.append((np.abs(found.estimate - truth) <= found.critical(0.95) * found.error).all())
+    assert 0.92 <= np.mean(held) <= 1.0
+
+
+def test_resampling_three_seeds_holds_the_truth_less_often_than_replaying_them():
+    rng, ours, plain = np.random.default_rng(5), [], []
+    for _ in range(200):
+        block, truth = experiment(rng, seed_spread=0.5)
+        found = family([block], replays=1000)
+        ours.append((np.abs(found.estimate - truth) <= found.critical(0.95) * found.error).all())
+        error, critical = plain_bootstrap(block, rng)
+        plain.append((np.abs(block.mean((0, 1)) - truth) <= critical * error).all())
+    assert np.mean(plain) < 0.90 < 0.92 <= np.mean(ours)
+
+
+def test_one_seed_and_many_items_give_the_paired_t_interval():
+    rng = np.random.default_rng(0)
+    above, below = rng.normal(1, 1, 300), rng.normal(0, 1, 300)
+    found = family([(above - below)[None, :, None]], imaginary=0, replays=40_000)
+    expected = reference.ttest_rel(above, below).confidence_interval(0.95)
+    half = found.critical(0.95)[0] * found.error[0]
+    assert found.estimate[0] == pytest.approx((expected.low + expected.high) / 2)
+    assert half == pytest.approx((expected.high - expected.low) / 2, rel=0.03)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_when_only_seeds_differ_the_interval_is_student_s(seeds):
+    by_seed = np.random.default_rng(1).normal(size=(seeds, 1, 1))
+    found = family([np.repeat(by_seed, 50, axis=1)], imaginary=0, replays=100_000)
+    expected = reference.ttest_1samp(by_seed.ravel(), 0).confidence_interval(0.95)
+    half = found.critical(0.95)[0] * found.error[0]
+    assert half == pytest.approx((expected.high - expected.low) / 2, rel=0.08)
+
+
+def test_independent_comparisons_need_sidak_s_critical_value():
+    rng = np.random.default_rng(2)
+    found = family([rng.normal(size=(1, 400, 1)) for _ in range(10)], imaginary=0, replays=40_000)
+    assert found.critical(0.95)[0] == pytest.approx(reference.norm.ppf((1 + 0.95**0.1) / 2), rel=0.02)
+
+
+def test_identical_comparisons_cost_nothing():
+    block = np.repeat(np.random.default_rng(2).normal(size=(3, 100, 1)), 5, axis=2)
+    found = family([block])
+    assert found.critical(0.95)[0] == pytest.approx(found.critical(0.95, alone=True)[0])
+
+
+def test_the_smallest_visible_effect_is_found_four_times_in_five():
+    rng, seen = np.random.default_rng(7), []
+    block, _ = experiment(rng, seeds=1, items=400, checkpoints=1)
+    found = family([block])
+    fall = smallest_effect(found.error, found.critical(0.95))[0]
+    for _ in range(400):
+        again, _ = experiment(rng, seeds=1, items=400, checkpoints=1, fall=fall)
+        replay = family([again], replays=1000)
+        seen.append(replay.estimate[0] + replay.critical(0.95)[0] * replay.error[0] < 0)
+    assert 0.72 <= np.mean(seen) <= 0.90
+
+
+@given(some.integers(1, 400), some.data())
+def test_a_share_of_independent_answers_gets_wilson_s_interval(items, data):
+    right = data.draw(some.integers(0, items))
+    share = np.array([right / items])
+    guarded = (right + 1) / (items + 2)
+    low, high = wilson(share, np.sqrt(guarded * (1 - guarded) / items), np.array([reference.norm.ppf(0.975)]), items)
+    expected = reference.binomtest(right, items).proportion_ci(0.95, method="wilson")
+    assert (low[0], high[0]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_a_benchmark_that_nothing_solves_is_not_known_to_be_unsolvable():
+    nothing = imagined({"program": [1e-12, 1e-12]}, steps=(0, 320))
+    found = estimates(nothing)
+    assert (found["value"] == 0).all() and (found["low"] == 0).all()
+    assert found["high"].is_between(1, 4).all()
+
+
+def test_an_estimate_is_the_mean_and_lies_in_its_interval():
+    results = imagined({"arithmetic": [0.4, 0.2, 0.5], "order": [0.3, 0.3, 0.9]}, steps=(0, 5, 320), trials=3,
+                       lengths=[5, 60, 40])
+    for value, unit in (("score", 100), ("tokens", 1)):
+        found = estimates(results, value)
+        means = results.group_by("benchmark", "series", "step").agg(mean=unit * pl.col(value).mean())
+        joined = found.join(means, on=["benchmark", "series", "step"])
+        assert len(joined) == 6 and np.allclose(joined["value"], joined["mean"])
+        assert (joined["low"] < joined["value"]).all() and (joined["value"] < joined["high"]).all()
+        assert found.filter(step=0)["seeds"].to_list() == [1, 1]
+
+
+@settings(max_examples=20, deadline=None)
+@given(some.randoms(use_true_random=False))
+def test_the_order_of_rows_does_not_matter(random):
+    results = imagined({"arithmetic": [0.4, 0.2], "order": [0.4, 0.5]}, steps=(0, 320), items=20, trials=2)
+    order = list(range(len(results)))
+    random.shuffle(order)
+    asked = [Pair(benchmark=name, name="gain", above=("R25", 320), below=("R25", 0)) for name in ("arithmetic", "order")]
+    assert contrasts(results[order], asked).equals(contrasts(results, asked))
+    assert estimates(results[order]).sort("benchmark", "step").equals(estimates(results).sort("benchmark", "step"))
+
+
+def test_a_hole_in_the_results_is_an_error():
+    results = imagined({"arithmetic": [0.4, 0.2]}, steps=(0, 320), items=5)
+    holed = results.filter(~((pl.col("seed") == 2) & (pl.col("item_id") == "item3")))
+    with pytest.raises(ValueError, match="arithmetic: some items lack"):
+        paired(holed, "score", [("R25", 0), ("R25", 320)])
+
+
+def test_turning_a_comparison_around_mirrors_its_interval():
+    results = imagined({"arithmetic": [0.4, 0.2]}, steps=(0, 320))
+    ends = ("R25", 0), ("R25", 320)
+    one, other = (contrasts(results, [Pair(benchmark="arithmetic", name="", above=above, below=below)]).row(0, named=True)
+                  for above, below in (ends, ends[::-1]))
+    assert one["estimate"] == pytest.approx(-other["estimate"])
+    assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]), rel=0.05)
+
+
+def test_lengths_are_compared_as_ratios_whatever_their_unit():
+    results = imagined({"arithmetic": [0.4, 0.2]}, steps=(0, 320), lengths=[10, 40])
+    asked = [Pair(benchmark="arithmetic", name="", above=("R25", 320), below=("R25", 0))]
+    tenfold = contrasts(results.with_columns(tokens=10 * pl.col("tokens")), asked, "tokens")
+    once = contrasts(results, asked, "tokens")
+    assert np.allclose(tenfold["low"], once["low"])
+    means = [results.filter(step=step)["tokens"].mean() for step in (320, 0)]
+    assert once["estimate"][0] == pytest.approx(math.log(means[0] / means[1]))
+
+
+def test_pairing_narrows_the_interval_of_a_comparison():
+    results = imagined({"arithmetic": [0.4, 0.4]}, steps=(0, 320), item_spread=3.0)
+    paired_error = contrasts(results, [Pair(benchmark="arithmetic", name="", above=("R25", 320), below=("R25", 0))])["error"][0]
+    alone = [family([paired(results, "score", [("R25", step)])]).error[0] for step in (0, 320)]
+    assert paired_error < 0.75 * 100 * math.hypot(*alone)
+
+
+def test_a_dip_that_is_not_there_is_seldom_found():
+    rng, found = np.random.default_rng(11), 0
+    for _ in range(60):
+        results = imagined({"arithmetic": [0.4] * 5}, (0, 10, 40, 160, 320), items=100, draw=int(rng.integers(1 << 30)))
+        legs = excursion(results, ["arithmetic"], "R25")
+        legs = legs.filter(step=furthest(legs, "arithmetic"))
+        found += len(legs) == 2 and bool((legs["low"] > 0).all())
+    assert found <= 3
+
+
+def test_a_surge_is_a_dip_upside_down():
+    results = imagined({"arithmetic": [0.4, 0.1, 0.5]}, (0, 40, 320))
+    mirrored = results.with_columns(score=1 - pl.col("score"))
+    dip, surge = excursion(results, ["arithmetic"], "R25"), excursion(mirrored, ["arithmetic"], "R25", down=False)
+    assert furthest(dip, "arithmetic") == furthest(surge, "arithmetic") == 40
+    assert np.allclose(dip["estimate"], surge["estimate"])
