@@ -97,14 +97,14 @@ def blocks(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int) -> I
             yield {"input_ids": buffer[:BLOCK], "labels": buffer[:BLOCK]}
             buffer, left = buffer[BLOCK:], left - 1
 
-# %% ../nbs/05_bases.ipynb #61c495f9
+# %% ../nbs/05_bases.ipynb #a6dc457d
 def pretraining_arguments(profile: Profile, folder: Path) -> TrainingArguments:
     "AdamW with a warm-up of 2% and a cosine to zero; 32 blocks (8,192 tokens) a step."
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=32, num_train_epochs=1,
         learning_rate=profile.pretraining_learning_rate, lr_scheduler_type="cosine", warmup_steps=0.02,
         weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, seed=profile.world_seed, logging_steps=10,
-        save_steps=200, save_total_limit=1, report_to=[], use_cpu=not torch.cuda.is_available(), dataloader_num_workers=0)
+        save_steps=200, save_total_limit=1, report_to=[], use_cpu=not torch.cuda.is_available())
 
 # %% ../nbs/05_bases.ipynb #1bbf3cb5
 def last_checkpoint(folder: Path) -> str | None:

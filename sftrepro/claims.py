@@ -2,20 +2,23 @@
 
 # %% auto #0
 __all__ = ['STRENGTH', 'UNTESTABLE', 'WORDS', 'SPOKEN', 'Excursion', 'Contrasts', 'Criterion', 'Superseded', 'Claim', 'Ledger',
-           'ledger', 'counterparts', 'outcome', 'weakest', 'judge_dip', 'ended', 'judge_surge', 'still_growing',
-           'judge_contrast', 'labelled', 'over_benchmarks', 'over_tests', 'Verdict', 'judge', 'obstacles', 'Judged',
-           'judge_test', 'no_room', 'compare', 'end_of', 'amount', 'effect', 'html_table', 'card', 'comparison_table',
-           'verdicts', 'scoreboard', 'scoreboard_row', 'chapter_link', 'check_prose', 'published', 'setting']
+           'ledger', 'outcome', 'weakest', 'judge_dip', 'ended', 'judge_surge', 'still_growing', 'judge_contrast',
+           'labelled', 'over_benchmarks', 'over_tests', 'Verdict', 'judge', 'obstacles', 'Judged', 'judge_test',
+           'no_room', 'compare', 'end_of', 'amount', 'effect', 'html_table', 'card', 'comparison_table', 'reading',
+           'verdicts', 'tally', 'scoreboard', 'scoreboard_numbers', 'scoreboard_row', 'chapter_link', 'check_prose',
+           'published', 'beside', 'origin', 'setting', 'setting_rows', 'titles', 'legible', 'records', 'record',
+           'versions']
 
-# %% ../nbs/13_claims.ipynb #87a0daaa
+# %% ../nbs/13_claims.ipynb #fd0dc684
 import html
 import json
 import math
+import platform
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,8 +26,19 @@ import polars as pl
 from pydantic import Field, ValidationError
 
 from . import store
-from .profiles import ROOT, Frozen, Profile, RequestError, checkpoint_steps, paper_runs, run_specs
-from .stats import Pair, contrasts, excursion, furthest, measured
+from sftrepro.profiles import (
+    PAPER_GRID,
+    ROOT,
+    Frozen,
+    Profile,
+    RequestError,
+    RunSpec,
+    checkpoint_steps,
+    paper_runs,
+    run_specs,
+    scaled_data,
+)
+from .stats import Pair, contrasts, counterparts, excursion, furthest
 from .world import BENCHMARKS
 
 # %% ../nbs/13_claims.ipynb #be68cdb8
@@ -94,20 +108,15 @@ class Ledger(Frozen):
     minimum_seeds: int = Field(ge=1)
     claims: dict[str, Claim]
 
-# %% ../nbs/13_claims.ipynb #219a4aee
+# %% ../nbs/13_claims.ipynb #6c903f63
 def ledger(path: Path = ROOT / "data/claims.toml") -> Ledger:
     "Read and check the ledger."
     try:
-        return Ledger(**tomllib.loads(store.read_text(path)))
-    except (ValidationError, tomllib.TOMLDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        return Ledger(**store.read_toml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise RequestError(f"{path.name} {place}: {first['msg']}. Restore it: git checkout data/{path.name}") from None
-
-# %% ../nbs/13_claims.ipynb #b7a70d83
-def counterparts(profile: Profile) -> dict[str, str]:
-    "The profile's benchmark for each of the paper's, where it has one."
-    return {BENCHMARKS[name].paper if name in BENCHMARKS else name: name for name in profile.benchmarks}
 
 # %% ../nbs/13_claims.ipynb #27e0e07a
 STRENGTH = ("absent", "leaning", "shown")
@@ -201,7 +210,7 @@ def over_tests(outcomes: Sequence[str]) -> str:
         return "contradicted"
     return "direction only" if all(found in ("shown", "leaning") for found in outcomes) else "not reproduced"
 
-# %% ../nbs/13_claims.ipynb #3e0d7400
+# %% ../nbs/13_claims.ipynb #ad6a6452
 UNTESTABLE = "not testable at this profile"
 WORDS = ("reproduced", "direction only", "not reproduced", "contradicted", UNTESTABLE)
 
@@ -215,9 +224,6 @@ class Verdict:
     reasons: tuple[str, ...]     # why it is not testable, or what was left out
     tests: dict[str, str]        # outcome of each test
     comparisons: pl.DataFrame    # everything that was compared
-
-    def _repr_html_(self) -> str:
-        return card(self)
 
 # %% ../nbs/13_claims.ipynb #268a6b07
 def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the claim
@@ -237,12 +243,13 @@ def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and 
     rows = [row for found in judged for row in found.rows]
     return Verdict(id, claim, profile.name, word, (*missing, *reasons), tests, pl.DataFrame(rows, infer_schema_length=None))
 
-# %% ../nbs/13_claims.ipynb #d5d4e2f5
+# %% ../nbs/13_claims.ipynb #9c3144a0
 def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, minimum_seeds: int) -> list[str]:
     "Why nothing can be said about a claim at this profile."
     found = [] if profile.testable else [f"profile {profile.name} is for trying the code, its numbers mean nothing"]
-    if len(profile.seeds) < minimum_seeds:
-        found.append(f"{len(profile.seeds)} seeds where {minimum_seeds} are needed")
+    seeds = results.filter(pl.col("step") > 0)["seed"].n_unique()
+    if seeds < minimum_seeds:
+        found.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} where {minimum_seeds} are needed")
     runs = set().union(*(test.runs for test in criterion.tests)) - set(results["series"])
     return found + [f"run {run} is not made at profile {profile.name}" for run in sorted(runs)]
 
@@ -293,7 +300,7 @@ def end_of(results: pl.DataFrame, end: str, other: str) -> tuple[str, int]:
     "The last step of a run; for `base`, the start of the run that it is compared with."
     return (other, 0) if end == "base" else (end, results.filter(series=end)["step"].max())
 
-# %% ../nbs/13_claims.ipynb #985655b3
+# %% ../nbs/13_claims.ipynb #57650b26
 def amount(value: float, unit: str) -> str:
     "An effect as people read it: points, or times as long."
     return f"{math.exp(value):.2f}x" if unit == "tokens" else f"{value:+.1f}"
@@ -308,7 +315,8 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{cell}</{tag}>" for cell in cells) + "</tr>"
     body = "".join(line(row, "td") for row in rows)
-    return f'<table class="dataframe"><thead>{line(header, "th")}</thead><tbody>{body}</tbody></table>'
+    return (f'<div class="sft-scroll" tabindex="0"><table class="sft-table"><thead>{line(header, "th")}</thead>'
+            f"<tbody>{body}</tbody></table></div>")
 
 # %% ../nbs/13_claims.ipynb #9538c72c
 def card(verdict: Verdict) -> str:
@@ -333,20 +341,37 @@ def comparison_table(verdict: Verdict) -> str:
              row["outcome"], str(row["seeds"]), str(row["items"])] for row in verdict.comparisons.iter_rows(named=True)]
     return html_table(header, rows)
 
-# %% ../nbs/13_claims.ipynb #cd9e99c8
-def verdicts(profile: Profile, book: Ledger | None = None) -> list[Verdict]:
-    "All claims, judged by the results of the profile."
-    book = book or ledger()
-    tests = [test for claim in book.claims.values() if claim.criterion for test in claim.criterion.tests]
-    runs = sorted(set().union(*(test.runs for test in tests)))
-    papers = set().union(*(test.benchmarks for test in tests))
-    results = measured(profile, runs, [ours for paper, ours in counterparts(profile).items() if paper in papers])
+# %% ../nbs/13_claims.ipynb #975ec9d9
+def reading(verdict: Verdict) -> str:
+    "The caption of a verdict."
+    return (f"{verdict.id} at profile {verdict.profile}: {verdict.word}. Effects on scores in percentage points, on lengths "
+            "as ratios; intervals hold together for all comparisons of a test; the smallest visible effect is the one that "
+            "would have been found four times out of five.")
+
+# %% ../nbs/13_claims.ipynb #eddcb108
+def verdicts(results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the profile
+             profile: Profile) -> list[Verdict]:
+    "All claims, judged by the results of a profile."
+    book = ledger()
     return [judge(id, results, profile, book) for id in book.claims]
+
+def tally(found: Sequence[Verdict]) -> str:
+    "How many claims have which verdict, in one line."
+    words = [verdict.word for verdict in found]
+    return ", ".join(f"{words.count(word)} {word}" for word in (*WORDS, "open") if word in words)
 
 def scoreboard(found: Sequence[Verdict]) -> str:
     "One row per claim, as HTML."
     return html_table(["", "claim", "verdict", "effects [simultaneous interval]", "seeds", "profile", "chapter"],
                       [scoreboard_row(verdict) for verdict in found])
+
+# %% ../nbs/13_claims.ipynb #5e269566
+def scoreboard_numbers(found: Sequence[Verdict]) -> pl.DataFrame:
+    "The scoreboard's numbers: every comparison of every claim, and the claims that have none."
+    parts = [pl.DataFrame({"claim": [verdict.id], "verdict": [verdict.word]}).join(verdict.comparisons, how="cross")
+             if len(verdict.comparisons) else pl.DataFrame({"claim": [verdict.id], "verdict": [verdict.word]})
+             for verdict in found]
+    return pl.concat(parts, how="diagonal_relaxed")
 
 # %% ../nbs/13_claims.ipynb #a20af8b1
 def scoreboard_row(verdict: Verdict) -> list[str]:
@@ -376,31 +401,83 @@ def check_prose(notebooks: Sequence[Path]) -> None:
                 raise RequestError(f"{path.name} cell {number} states a verdict ({said[0]!r}). "
                                    "Let the ledger say it: claims.judge(...) in a code cell")
 
-# %% ../nbs/13_claims.ipynb #c3cabcc6
-def published(models: Sequence[str],      # the paper's base models
-              data: str,                  # the paper's name of a data set, or `base`
-              profile: Profile,           # whose benchmarks the numbers stand beside
-              steps: int = 640,           # our number of steps; the paper's is 640
-              ) -> pl.DataFrame:          # benchmark, series, step, value, confidence, counterpart
-    "Published scores under our benchmarks' names; a run without a published start begins at the published base."
-    table = pl.read_csv(store.read_text(ROOT / "data/paper/published_scores.csv").encode())
-    table = table.filter(pl.col("model").is_in(list(models)), pl.col("benchmark").is_in(list(counterparts(profile))))
+# %% ../nbs/13_claims.ipynb #269dbbf5
+def published(models: Sequence[str],  # the paper's base models
+              data: str,              # the paper's name of a data set, or `base`
+              ) -> pl.DataFrame:      # benchmark, series, step, value, confidence, source
+    "Published scores; a run without a published start begins at the published base."
+    table = store.read_table(ROOT / "data/paper/published_scores.csv")
+    table = table.filter(pl.col("model").is_in(list(models)))
     run, base = table.filter(data=data), table.filter(source="Table 5 (v1)")
     base = base.join(run, on=["model", "benchmark"], how="semi").join(run, on=["model", "benchmark", "step"], how="anti")
-    return pl.concat([base, run]).sort("model", "benchmark", "step").select(
-        pl.col("benchmark").replace_strict(counterparts(profile)), series=pl.format("{} {}", "model", pl.lit(data)),
-        step=pl.col("step") * steps / 640, value="value", confidence="confidence", counterpart="benchmark")
+    series = pl.col("model") if data == "base" else pl.format("{}, {}", "model", pl.lit(data))
+    return pl.concat([base, run]).sort("benchmark", "model", "step").select(
+        "benchmark", "step", "value", "confidence", "source", series=series)
 
-# %% ../nbs/13_claims.ipynb #43d59b4a
-def setting(profile: Profile, runs: Sequence[str]) -> str:
-    "The paper's runs and ours side by side, as HTML."
-    specs = {spec.paper_run: spec for spec in run_specs(profile, tuple(runs))}
-    rows = []
-    for id, spec in specs.items():
-        paper, grid = paper_runs()[id], ", ".join(map(str, [0, *checkpoint_steps(spec)]))
-        rows += [[id, "paper", paper.base_model, paper.data, f"{paper.rows:,}", f"{paper.lr:g}", paper.schedule,
-                  str(paper.batch_size), str(paper.epochs), str(paper.steps), "0, 10, 20, 40, ..., " + str(paper.steps), "1"],
-                 [id, profile.name, spec.base, spec.data, f"{spec.rows:,}", f"{spec.learning_rate:g}", spec.schedule,
-                  str(spec.batch_size), str(spec.epochs), str(spec.steps), grid, str(len(profile.seeds))]]
-    return html_table(["run", "where", "base", "data", "rows", "peak learning rate", "schedule", "batch", "epochs", "steps",
-                       "evaluated at", "seeds"], rows)
+def beside(table: pl.DataFrame,  # from `published`
+           profile: Profile,
+           steps: int,           # our number of steps; the paper's are 640
+           ) -> pl.DataFrame:    # the same on our axis, under our benchmarks' names
+    "Published scores that have a counterpart at a profile, as the figures draw them."
+    ours = counterparts(profile)
+    return table.filter(pl.col("benchmark").is_in(list(ours))).with_columns(
+        pl.col("benchmark").replace_strict(ours), step=(pl.col("step") * steps / 640).round().cast(pl.Int64))
+
+# %% ../nbs/13_claims.ipynb #a532dd6a
+def origin(paper: pl.DataFrame,  # from `published`
+           ) -> str:
+    "The provenance line of published numbers."
+    tables, letters = (", ".join(paper[column].unique().sort()) for column in ("source", "confidence"))
+    return f"published numbers · arXiv 2604.06628 · {tables} · confidence {letters}"
+
+# %% ../nbs/13_claims.ipynb #29522b9c
+def setting(profile: Profile, runs: Sequence[str]) -> pl.DataFrame:
+    "The paper's runs and ours, one under the other."
+    specs = {spec.paper_run: spec for spec in run_specs(profile, tuple(runs)) if spec.paper_run in runs}
+    return pl.DataFrame([row for spec in specs.values() for row in setting_rows(spec, profile)])
+
+def setting_rows(spec: RunSpec, profile: Profile) -> list[dict]:
+    "One run of the paper and ours."
+    paper, grid = paper_runs()[spec.paper_run], ", ".join(map(str, [0, *checkpoint_steps(spec)]))
+    theirs = ", ".join(map(str, [0, *(step for step in PAPER_GRID if step <= paper.steps)]))
+    same = {"schedule": spec.schedule, "epochs": spec.epochs}
+    return [{"run": paper.id, "where": "paper", "base": paper.base_model, "data": paper.data, "rows": paper.rows,
+             "peak learning rate": f"{paper.lr:.0e}", "batch": paper.batch_size, **same, "steps": paper.steps,
+             "evaluated at": theirs, "seeds": 1},
+            {"run": paper.id, "where": profile.name, "base": spec.base, "data": spec.data, "rows": spec.rows,
+             "peak learning rate": f"{spec.learning_rate:.0e}", "batch": spec.batch_size, **same, "steps": spec.steps,
+             "evaluated at": grid, "seeds": len(profile.seeds)}]
+
+# %% ../nbs/13_claims.ipynb #a893e77f
+def titles(profile: Profile) -> dict[str, str]:
+    "A figure's headings: our benchmark, and the one of the paper that it stands for."
+    return {ours: f"{BENCHMARKS[ours].title} ({paper})" if ours in BENCHMARKS else ours
+            for paper, ours in counterparts(profile).items()}
+
+def legible(estimates: pl.DataFrame) -> pl.DataFrame:
+    "Estimates whose series are named by data set and run instead of run alone."
+    names = {id: f"{scaled_data(run.data, 2)} ({id})" for id, run in paper_runs().items()}
+    return estimates.with_columns(pl.col("series").replace(names))
+
+# %% ../nbs/13_claims.ipynb #1c3a6b57
+def records(profile: Profile) -> pl.DataFrame:
+    "One row per results file."
+    ids = [*(base.name for base in profile.bases), *(spec.run_id for spec in run_specs(profile))]
+    return pl.DataFrame([record(profile, id) for id in ids])
+
+def record(profile: Profile, run_id: str) -> dict[str, str | int]:
+    "What is known of one results file."
+    path = store.results_file(profile, run_id)
+    rows, manifest = store.read_results(profile, [run_id]), store.read_manifest(path)
+    scorers = sorted(f"{name} {number}" for name, number in rows.select("scorer", "scorer_version").unique().rows())
+    engine = " ".join(rows.select("engine", "engine_version").row(0))
+    return {"run": run_id, "data": rows["data"][0], "seed": rows["seed"][0], "checkpoints": rows["step"].n_unique(),
+            "responses": len(rows), "engine": engine, "scorers": ", ".join(scorers),
+            "generated in (s)": round(rows["seconds"].sum()), "sha256": manifest.files[path.name].sha256[:12],
+            "made": manifest.made["at"], "commit": manifest.made["commit"]}
+
+def versions() -> pl.DataFrame:
+    "What this page was executed with."
+    packages = ("torch", "transformers", "trl", "polars", "numpy", "scipy", "altair", "papermill")
+    return pl.DataFrame([("python", platform.python_version()), *((name, version(name)) for name in packages)],
+                        ["package", "version"], orient="row")

@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['SPARE', 'DATA', 'candidates', 'pool', 'select', 'rows_of', 'rows_needed', 'build']
 
-# %% ../nbs/04_data.ipynb #2a024031
+# %% ../nbs/04_data.ipynb #96a42cd4
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .profiles import Profile, RequestError, run_specs
 from .score import boxed, same_value
@@ -36,7 +36,7 @@ def pool(profile: Profile,
     chosen = tqdm((next(items) for _ in range(queries)), total=queries, desc="teacher", delay=2)
     return pl.DataFrame([row for item in chosen for row in candidates(item, profile.candidates, rng)])
 
-# %% ../nbs/04_data.ipynb #3ba342cd
+# %% ../nbs/04_data.ipynb #b4641811
 SPARE = 1.1  # queries drawn per row needed
 
 def select(solved: pl.DataFrame,  # a pool
@@ -44,8 +44,8 @@ def select(solved: pl.DataFrame,  # a pool
            seed: int,
            ) -> pl.DataFrame:     # raises RequestError when too few queries have a correct candidate
     "One correct candidate per query, chosen with the seed, in the order of the queries."
-    correct = solved.filter("verified")
-    kept = correct.group_by("query", maintain_order=True).map_groups(lambda group: group.sample(1, seed=seed))
+    correct = solved.with_row_index("place").filter("verified").sample(fraction=1, shuffle=True, seed=seed)
+    kept = correct.unique("query", keep="first", maintain_order=True).sort("place").drop("place")
     if len(kept) < rows:
         raise RequestError(f"only {len(kept)} of {solved['query'].n_unique()} queries have a correct candidate and {rows} "
                            "rows are needed. Raise `candidates` in settings.ini")

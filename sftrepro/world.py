@@ -113,13 +113,13 @@ PROGRAM_STEPS = {  # template of the code -> wordings; {k} is a small number
     "min(x, {k})": ("cut it to at most {k}", "take the smaller of it and {k}"),
 }
 
-# %% ../nbs/02_world.ipynb #a0efb6cb
+# %% ../nbs/02_world.ipynb #5f0bbc59
 def program(world: "World", rng: random.Random) -> Item:
-    "A specification of three steps; the answer is a reference program."
-    steps = [(code, rng.choice(words), rng.randint(2, 9)) for code, words in rng.sample(list(PROGRAM_STEPS.items()), 3)]
-    first, second, third = (words.format(k=k) for _, words, k in steps)
-    wording = (f"{first}, then {second}, then {third}" if rng.random() < 0.5
-               else f"{second}, then {third}, but before that {first}")
+    "A specification of four steps; the answer is a reference program."
+    steps = [(code, rng.choice(words), rng.randint(2, 9)) for code, words in rng.sample(list(PROGRAM_STEPS.items()), 4)]
+    first, *later = (words.format(k=k) for _, words, k in steps)
+    wording = (", then ".join([first, *later]) if rng.random() < 0.5
+               else ", then ".join(later) + f", but before that {first}")
     code = tuple(template.format(k=k) for template, _, k in steps)
     return Item(benchmark="program", prompt=f"Write a Python function f(x): take x, {wording}.",
                 answer=python_function(code), truth=code)
@@ -163,16 +163,16 @@ RELATIONS = {"older": ("younger", "oldest", "youngest"), "taller": ("shorter", "
              "faster": ("slower", "fastest", "slowest"), "richer": ("poorer", "richest", "poorest")}
 LETTERS = "ABCD"
 
-# %% ../nbs/02_world.ipynb #aa5ace5e
+# %% ../nbs/02_world.ipynb #2cc45e77
 def order(world: "World", rng: random.Random) -> Item:
-    "Four people in a line, told by three statements; who is at one end?"
-    line = rng.sample(NAMES, 4)  # from most to least
+    "Three people in a line, told by two statements; who is at one end?"
+    *line, other = rng.sample(NAMES, 4)  # from most to least, and a name that is not in the line
     more, (less, most, least) = rng.choice(list(RELATIONS.items()))
     told = [f"{a} is {more} than {b}." if rng.random() < 0.5 else f"{b} is {less} than {a}."
             for a, b in zip(line, line[1:], strict=False)]
-    options = rng.sample(line, 4)
+    options = rng.sample([*line, other], 4)
     asked, person = rng.choice(((most, line[0]), (least, line[-1])))
-    prompt = (" ".join(rng.sample(told, 3)) + f" Who is the {asked}? "
+    prompt = (" ".join(rng.sample(told, 2)) + f" Who is the {asked}? "
               + " ".join(f"{letter}) {name}" for letter, name in zip(LETTERS, options, strict=True)))
     return Item(benchmark="order", prompt=prompt, answer=LETTERS[options.index(person)], truth=(person, *line))
 

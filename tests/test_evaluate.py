@@ -1,0 +1,69 @@
+"Evaluation: item results that keep to the schema, nothing generated twice."
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sftrepro import evaluate
+from sftrepro.bases import pretrain
+from sftrepro.evaluate import generate_responses, identity, items_of, questions, response_file, score_responses
+from sftrepro.profiles import load_profile, run_specs
+from sftrepro.score import SCORERS
+from sftrepro.store import check_results
+
+SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 50_000})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    pretrain(SMOKE.bases[0], SMOKE, folder)
+    return folder
+
+
+def test_item_results_keep_to_the_schema_and_pair_across_checkpoints(base: Path, tmp_path: Path) -> None:
+    generate_responses(SMOKE, "Nano", {0: base, 7: base}, tmp_path / "responses")
+    results = check_results(score_responses(SMOKE, "Nano", tmp_path / "responses", tmp_path / "eval"), "test")
+    assert set(results["benchmark"]) == set(SMOKE.benchmarks)
+    for (benchmark,), rows in results.group_by("benchmark"):
+        asked = questions(benchmark, SMOKE)
+        for step in (0, 7):
+            assert rows.filter(step=step)["item_id"].to_list() == asked["item_id"].to_list()
+    unnamed = [name for name in results.columns if name not in ("step", "seconds")]
+    assert results.filter(step=0)[unnamed].equals(results.filter(step=7)[unnamed])  # same checkpoint, same responses
+
+
+def test_finished_files_are_not_generated_again(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generate_responses(SMOKE, "Nano", {0: base}, tmp_path)
+    lost = response_file(tmp_path, "order", 0)
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    content = pl.read_parquet(lost).drop("seconds")
+    lost.unlink()
+    generate_responses(SMOKE, "Nano", {0: base}, tmp_path)
+    after = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {lost.name}
+    assert pl.read_parquet(lost).drop("seconds").equals(content)
+
+
+def test_a_sampling_seed_belongs_to_item_and_trial() -> None:
+    profile = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"trials": 3})}})
+    three, one = questions("order", profile), questions("order", SMOKE)
+    assert three["sampling_seed"].n_unique() == len(three) == 3 * len(one)
+    assert three.filter(trial=0)["sampling_seed"].to_list() == one["sampling_seed"].to_list()
+
+
+def test_the_same_items_whatever_the_checkpoint_and_more_items_keep_the_first() -> None:
+    more = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"items": 50})}})
+    assert items_of("order", more)[:len(items_of("order", SMOKE))] == items_of("order", SMOKE)
+
+
+def test_a_run_knows_its_data_and_a_base_is_a_base() -> None:
+    spec = run_specs(SMOKE)[-1]
+    assert identity(SMOKE, spec.run_id) | {"seed": 0} == {
+        "run_id": spec.run_id, "run_name": spec.run_name, "base": "Nano", "data": "Math-NoCoT", "seed": 0}
+    assert identity(SMOKE, "Nano")["data"] == "base"
+
+
+def test_every_benchmark_of_the_runnable_profiles_has_a_scorer() -> None:
+    for name in ("smoke", "micro"):
+        assert set(load_profile(name).benchmarks) <= set(SCORERS) == set(evaluate.SCORERS)
