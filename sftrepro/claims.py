@@ -77,7 +77,7 @@ class Contrasts(Frozen):
         "What must have been run."
         return {end for pair in self.contrasts for end in pair} - {"base"}
 
-# %% ../nbs/13_claims.ipynb #abb8d52d
+# %% ../nbs/13_claims.ipynb #34d8d99b
 class Criterion(Frozen):
     "How results decide about a claim."
     fixed: date   # the day it was written down, before the results
@@ -91,6 +91,7 @@ class Superseded(Frozen):
     wording: str
     why: str
 
+# %% ../nbs/13_claims.ipynb #5e5b57e8
 class Claim(Frozen):
     "What the paper says, and how we judge it."
     title: str
@@ -157,7 +158,7 @@ def ended(end: dict) -> dict:
     turned = {"estimate": -end["estimate"], "low": -end["high"], "high": -end["low"]}
     return end | turned | {"comparison": "last step above the base", "outcome": ""}
 
-# %% ../nbs/13_claims.ipynb #756a3e28
+# %% ../nbs/13_claims.ipynb #ecfd87fc
 def judge_surge(test: Excursion, found: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
     "Did the length rise early and fall again?"
     step, last = furthest(found, benchmark), found.filter(benchmark=benchmark)["step"].max()
@@ -174,6 +175,7 @@ def judge_surge(test: Excursion, found: pl.DataFrame, benchmark: str) -> tuple[s
     names = (f"step {step} over the base", f"step {step} over the last")
     return result, labelled([out, *back], names, margins)
 
+# %% ../nbs/13_claims.ipynb #0663fadc
 def still_growing(rows: pl.DataFrame, last: int, margin: float) -> bool:
     "Is the last checkpoint longer than the one nearest to half of the steps?"
     half = rows.filter(name="back").sort((pl.col("step") - last / 2).abs()).head(1).to_dicts()
@@ -253,7 +255,7 @@ def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, min
     runs = set().union(*(test.runs for test in criterion.tests)) - set(results["series"])
     return found + [f"run {run} is not made at profile {profile.name}" for run in sorted(runs)]
 
-# %% ../nbs/13_claims.ipynb #e06b17fe
+# %% ../nbs/13_claims.ipynb #d9ffac01
 @dataclass(frozen=True)
 class Judged:
     "One test on all its benchmarks."
@@ -262,6 +264,7 @@ class Judged:
     rows: list[dict]
     reasons: list[str]   # benchmarks that were left out
 
+# %% ../nbs/13_claims.ipynb #c61b9bc4
 def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Profile, book: Ledger) -> Judged:
     "One test: its family of comparisons, judged benchmark by benchmark."
     present = {ours: paper for paper, ours in counterparts(profile).items()
@@ -278,7 +281,7 @@ def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Prof
             for result, benchmark_rows in judged for row in benchmark_rows]
     return Judged(test.name, [result for result, _ in judged], rows, [why for why in reasons.values() if why])
 
-# %% ../nbs/13_claims.ipynb #bcc3e1bf
+# %% ../nbs/13_claims.ipynb #6fa7b18d
 def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:
     "Why a benchmark does not count; empty where it does."
     base = 100 * results.filter(pl.col("step") == 0, benchmark=benchmark, series=min(test.runs))["score"].mean()
@@ -287,6 +290,7 @@ def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) 
     room = f"below {test.base_at_least:g}%" if base < test.base_at_least else f"above {test.base_at_most:g}%"
     return f"{benchmark} is left out, its base at {base:.1f}% is {room} and leaves no room"
 
+# %% ../nbs/13_claims.ipynb #e134cdeb
 def compare(test: Excursion | Contrasts, results: pl.DataFrame, benchmarks: Sequence[str], levels: dict) -> pl.DataFrame:
     "All comparisons of a test as one family."
     if test.kind != "contrast":
@@ -300,7 +304,7 @@ def end_of(results: pl.DataFrame, end: str, other: str) -> tuple[str, int]:
     "The last step of a run; for `base`, the start of the run that it is compared with."
     return (other, 0) if end == "base" else (end, results.filter(series=end)["step"].max())
 
-# %% ../nbs/13_claims.ipynb #57650b26
+# %% ../nbs/13_claims.ipynb #d64f248d
 def amount(value: float, unit: str) -> str:
     "An effect as people read it: points, or times as long."
     return f"{math.exp(value):.2f}x" if unit == "tokens" else f"{value:+.1f}"
@@ -310,6 +314,7 @@ def effect(row: dict) -> str:
     low, high = (amount(row[end], row["unit"]) for end in ("low", "high"))
     return f"{amount(row['estimate'], row['unit'])} [{low}, {high}]"
 
+# %% ../nbs/13_claims.ipynb #c968dfcc
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     "A table; cells are HTML already."
     def line(cells: Sequence[str], tag: str) -> str:
@@ -318,7 +323,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return (f'<div class="sft-scroll" tabindex="0"><table class="sft-table"><thead>{line(header, "th")}</thead>'
             f"<tbody>{body}</tbody></table></div>")
 
-# %% ../nbs/13_claims.ipynb #9538c72c
+# %% ../nbs/13_claims.ipynb #47fc7ac9
 def card(verdict: Verdict) -> str:
     "The verdict as a chapter shows it."
     claim, escape = verdict.claim, html.escape
@@ -333,6 +338,7 @@ def card(verdict: Verdict) -> str:
         parts.append(comparison_table(verdict))
     return f'<div class="admonition verdict verdict-{verdict.word.replace(" ", "-")}">{"".join(parts)}</div>'
 
+# %% ../nbs/13_claims.ipynb #77c6eb1e
 def comparison_table(verdict: Verdict) -> str:
     "Effects, intervals, smallest visible effects and outcomes of a verdict."
     header = ["test", "benchmark", "comparison", "effect [simultaneous interval]", "smallest effect visible",
@@ -348,7 +354,7 @@ def reading(verdict: Verdict) -> str:
             "as ratios; intervals hold together for all comparisons of a test; the smallest visible effect is the one that "
             "would have been found four times out of five.")
 
-# %% ../nbs/13_claims.ipynb #eddcb108
+# %% ../nbs/13_claims.ipynb #4a9fb0c4
 def verdicts(results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the profile
              profile: Profile) -> list[Verdict]:
     "All claims, judged by the results of a profile."
@@ -360,6 +366,7 @@ def tally(found: Sequence[Verdict]) -> str:
     words = [verdict.word for verdict in found]
     return ", ".join(f"{words.count(word)} {word}" for word in (*WORDS, "open") if word in words)
 
+# %% ../nbs/13_claims.ipynb #2f56af10
 def scoreboard(found: Sequence[Verdict]) -> str:
     "One row per claim, as HTML."
     return html_table(["", "claim", "verdict", "effects [simultaneous interval]", "seeds", "profile", "chapter"],
@@ -373,16 +380,17 @@ def scoreboard_numbers(found: Sequence[Verdict]) -> pl.DataFrame:
              for verdict in found]
     return pl.concat(parts, how="diagonal_relaxed")
 
-# %% ../nbs/13_claims.ipynb #a20af8b1
+# %% ../nbs/13_claims.ipynb #9f47ebb8
 def scoreboard_row(verdict: Verdict) -> list[str]:
-    "Statement, verdict, every effect, seeds, profile, link."
-    rows = verdict.comparisons.to_dicts()
+    "Statement, verdict, every effect that was judged, seeds, profile, link."
+    rows = [row for row in verdict.comparisons.to_dicts() if row["outcome"]]
     effects = [f"{row['benchmark']}, {row['comparison']}: {effect(row)}" for row in rows]
     seeds = str(rows[0]["seeds"]) if rows else ""
     claim = verdict.claim
     statement = f"<strong>{html.escape(claim.title)}.</strong> {html.escape(claim.statement)}"
     return [verdict.id, statement, verdict.word, "<br>".join(effects), seeds, verdict.profile, chapter_link(claim.chapter)]
 
+# %% ../nbs/13_claims.ipynb #269833d4
 def chapter_link(chapter: int) -> str:
     "A link to the page of a chapter; its number alone while it is not written."
     page = next((ROOT / "nbs").glob(f"{chapter}_*.ipynb"), None)
@@ -401,19 +409,20 @@ def check_prose(notebooks: Sequence[Path]) -> None:
                 raise RequestError(f"{path.name} cell {number} states a verdict ({said[0]!r}). "
                                    "Let the ledger say it: claims.judge(...) in a code cell")
 
-# %% ../nbs/13_claims.ipynb #269dbbf5
+# %% ../nbs/13_claims.ipynb #e2846da9
 def published(models: Sequence[str],  # the paper's base models
               data: str,              # the paper's name of a data set, or `base`
               ) -> pl.DataFrame:      # benchmark, series, step, value, confidence, source
     "Published scores; a run without a published start begins at the published base."
     table = store.read_table(ROOT / "data/paper/published_scores.csv")
-    table = table.filter(pl.col("model").is_in(list(models)))
+    table = pl.DataFrame({"model": models}).join(table, on="model", maintain_order="left_right")
     run, base = table.filter(data=data), table.filter(source="Table 5 (v1)")
     base = base.join(run, on=["model", "benchmark"], how="semi").join(run, on=["model", "benchmark", "step"], how="anti")
     series = pl.col("model") if data == "base" else pl.format("{}, {}", "model", pl.lit(data))
-    return pl.concat([base, run]).sort("benchmark", "model", "step").select(
+    return pl.concat([base, run]).sort("step", maintain_order=True).select(
         "benchmark", "step", "value", "confidence", "source", series=series)
 
+# %% ../nbs/13_claims.ipynb #b495510a
 def beside(table: pl.DataFrame,  # from `published`
            profile: Profile,
            steps: int,           # our number of steps; the paper's are 640
@@ -430,12 +439,13 @@ def origin(paper: pl.DataFrame,  # from `published`
     tables, letters = (", ".join(paper[column].unique().sort()) for column in ("source", "confidence"))
     return f"published numbers · arXiv 2604.06628 · {tables} · confidence {letters}"
 
-# %% ../nbs/13_claims.ipynb #29522b9c
+# %% ../nbs/13_claims.ipynb #c01ccbe4
 def setting(profile: Profile, runs: Sequence[str]) -> pl.DataFrame:
     "The paper's runs and ours, one under the other."
     specs = {spec.paper_run: spec for spec in run_specs(profile, tuple(runs)) if spec.paper_run in runs}
     return pl.DataFrame([row for spec in specs.values() for row in setting_rows(spec, profile)])
 
+# %% ../nbs/13_claims.ipynb #538efb4c
 def setting_rows(spec: RunSpec, profile: Profile) -> list[dict]:
     "One run of the paper and ours."
     paper, grid = paper_runs()[spec.paper_run], ", ".join(map(str, [0, *checkpoint_steps(spec)]))
@@ -459,12 +469,13 @@ def legible(estimates: pl.DataFrame) -> pl.DataFrame:
     names = {id: f"{scaled_data(run.data, 2)} ({id})" for id, run in paper_runs().items()}
     return estimates.with_columns(pl.col("series").replace(names))
 
-# %% ../nbs/13_claims.ipynb #1c3a6b57
+# %% ../nbs/13_claims.ipynb #ae5968f0
 def records(profile: Profile) -> pl.DataFrame:
     "One row per results file."
     ids = [*(base.name for base in profile.bases), *(spec.run_id for spec in run_specs(profile))]
     return pl.DataFrame([record(profile, id) for id in ids])
 
+# %% ../nbs/13_claims.ipynb #6893f126
 def record(profile: Profile, run_id: str) -> dict[str, str | int]:
     "What is known of one results file."
     path = store.results_file(profile, run_id)
@@ -476,6 +487,7 @@ def record(profile: Profile, run_id: str) -> dict[str, str | int]:
             "generated in (s)": round(rows["seconds"].sum()), "sha256": manifest.files[path.name].sha256[:12],
             "made": manifest.made["at"], "commit": manifest.made["commit"]}
 
+# %% ../nbs/13_claims.ipynb #c4c39921
 def versions() -> pl.DataFrame:
     "What this page was executed with."
     packages = ("torch", "transformers", "trl", "polars", "numpy", "scipy", "altair", "papermill")

@@ -94,7 +94,7 @@ class Picture(NamedTuple):
         "What a notebook shows."
         return charts(self)
 
-# %% ../nbs/14_plots.ipynb #cd519378
+# %% ../nbs/14_plots.ipynb #9fd0f93a
 def panel(chart: alt.LayerChart | alt.Chart,
           title: str,
           subtitle: str,     # what the value axis shows, with its unit
@@ -106,17 +106,17 @@ def panel(chart: alt.LayerChart | alt.Chart,
     heading = alt.Title(title, subtitle=subtitle, anchor="start", frame="group", offset=10, fontSize=13,
                         fontWeight=600, color=TEXT, subtitleColor=MUTED, subtitleFontSize=11, subtitlePadding=4)
     return chart.properties(title=heading, width="container", height=height).configure(
-        font=FONT, background="transparent", padding={"left": 2, "top": 4, "right": 8, "bottom": 2},
+        font=FONT, background="transparent", padding={"left": 8, "top": 4, "right": 8, "bottom": 4},
         ).configure_view(stroke=None).configure_axis(**axis)
 
-# %% ../nbs/14_plots.ipynb #43751cdf
+# %% ../nbs/14_plots.ipynb #cda632b2
 def step_axis(steps: Sequence[int]) -> alt.X:
     "Optimizer steps on the paper's doubling grid, zero included."
     shown = sorted(set(steps))
     first = next((step for step in shown if step > 0), 1)
     doubling = [step for step in shown if step == 0 or (step / first).is_integer() and (step // first).bit_count() == 1]
     return alt.X("step:Q", title="optimizer step", scale=alt.Scale(type="symlog", constant=first, nice=False),
-                 axis=alt.Axis(values=doubling, grid=False, labelOverlap="greedy", format=","))
+                 axis=alt.Axis(values=doubling, grid=False, labelOverlap="greedy", format=",d"))
 
 # %% ../nbs/14_plots.ipynb #c035893b
 def styles(legend: Sequence[Key]) -> dict[str, alt.Scale]:
@@ -177,7 +177,7 @@ def legend_of(estimates: pl.DataFrame, published: pl.DataFrame | None) -> tuple[
         return [] if frame is None else frame["series"].unique(maintain_order=True).to_list()
     return tuple(keys(names(estimates), names(published)))
 
-# %% ../nbs/14_plots.ipynb #c6f830af
+# %% ../nbs/14_plots.ipynb #074b2ed5
 def points(estimates: pl.DataFrame,                # benchmark, series, value, low, high, seeds, items; one row each
            published: pl.DataFrame | None = None,  # benchmark, series, value, confidence
            *, x: str,                              # what the value is, with its unit
@@ -188,11 +188,11 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
     legend, frame = legend_of(estimates, published), together(estimates, published, digits)
     look = styles(legend)
     row = alt.Y("series:N", title=None, sort=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=150))
-    value = alt.X("value:Q", title=x, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5, domain=False, ticks=False))
+    value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5, domain=False, ticks=False))
     panels = []
     for (benchmark,), part in frame.group_by("benchmark", maintain_order=True):
         bar = alt.Chart(part.drop_nulls(["low", "high"])).mark_rule(strokeWidth=2.2, opacity=0.55).encode(
-            x=alt.X("low:Q", title=x), x2="high:Q", y=row, color=alt.Color("key:N", scale=look["colour"], legend=None))
+            x=alt.X("low:Q", title=None), x2="high:Q", y=row, color=alt.Color("key:N", scale=look["colour"], legend=None))
         chart = alt.layer(bar, marks(part, look, ["key"], value, row))
         panels.append(panel(chart, (titles or {}).get(benchmark, benchmark), x, 34 + 26 * part["series"].n_unique()))
     return Picture(tuple(panels), legend)

@@ -110,7 +110,7 @@ def family(blocks: Sequence[np.ndarray],  # seeds x items x comparisons each; ot
     draws = np.divide(np.abs(moved + seed_moved), replayed, out=np.zeros_like(replayed), where=replayed > 0)
     return Family(by_seed.mean(axis=0), np.sqrt(variance + seed_variance), draws)
 
-# %% ../nbs/12_stats.ipynb #3178e477
+# %% ../nbs/12_stats.ipynb #b589b564
 def item_luck(block: np.ndarray, imaginary: float, replays: int, rng: np.random.Generator,
               ) -> tuple[np.ndarray, np.ndarray]:  # variance per comparison; replays x comparisons
     "How far other items would move the means: many items, so the normal law holds."
@@ -120,6 +120,7 @@ def item_luck(block: np.ndarray, imaginary: float, replays: int, rng: np.random.
     _, size, axes = np.linalg.svd(away, full_matrices=False)
     return (away**2).sum(axis=0), rng.standard_normal((replays, len(size))) @ (size[:, None] * axes)
 
+# %% ../nbs/12_stats.ipynb #e56bccf1
 def seed_luck(by_seed: np.ndarray, replays: int, rng: np.random.Generator,
               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # variance; moves; variances as each replay would see them
     "How far other seeds would move the means: few seeds, so each replay sees its own spread."
@@ -146,7 +147,7 @@ def wilson(share: np.ndarray,  # between 0 and 1
 ESTIMATES = {"benchmark": pl.String, "series": pl.String, "step": pl.Int64, "value": pl.Float64, "low": pl.Float64,
              "high": pl.Float64, "seeds": pl.Int64, "items": pl.Int64}
 
-# %% ../nbs/12_stats.ipynb #0a385a5a
+# %% ../nbs/12_stats.ipynb #4df037b7
 def estimates(results: pl.DataFrame,   # item results with `series`
               value: str = "score",    # score, truncated, unparsed (in percent) or tokens
               level: float = 0.95) -> pl.DataFrame:
@@ -155,6 +156,7 @@ def estimates(results: pl.DataFrame,   # item results with `series`
              for _, part in results.group_by("benchmark", "series", maintain_order=True)]
     return pl.concat(parts)
 
+# %% ../nbs/12_stats.ipynb #9c7362ca
 def estimates_of(results: pl.DataFrame, value: str, level: float) -> pl.DataFrame:
     "The same for one benchmark and one run."
     benchmark, series = results["benchmark"][0], results["series"][0]
@@ -182,7 +184,7 @@ def smallest_effect(error: np.ndarray, width: np.ndarray,  # errors on either si
     "The effect whose interval stays clear of zero with this probability."
     return (width + norm.ppf(power)) * error
 
-# %% ../nbs/12_stats.ipynb #02b8500e
+# %% ../nbs/12_stats.ipynb #5d291f26
 def contrasts(results: pl.DataFrame, pairs: Sequence[Pair], value: str = "score",
               level: float = 0.95,    # of the interval
               leaning: float = 0.80,  # of a second, narrower one
@@ -203,6 +205,7 @@ def contrasts(results: pl.DataFrame, pairs: Sequence[Pair], value: str = "score"
         "seeds": blocks[0].shape[0],
         "items": [block.shape[1] for block in blocks for _ in range(block.shape[2])]})
 
+# %% ../nbs/12_stats.ipynb #293184c9
 def pair_columns(pairs: Sequence[Pair]) -> dict[str, list]:
     "What each comparison is about, as columns of a table."
     names = {field: [getattr(pair, field) for pair in pairs] for field in ("benchmark", "name")}
@@ -217,7 +220,7 @@ def differences(results: pl.DataFrame, pairs: Sequence[Pair], value: str) -> np.
     above, below = ([conditions.index(getattr(pair, end)) for pair in pairs] for end in ("above", "below"))
     return block[:, :, above] - block[:, :, below]
 
-# %% ../nbs/12_stats.ipynb #065bf1d3
+# %% ../nbs/12_stats.ipynb #e85e5718
 def excursion(results: pl.DataFrame, benchmarks: Sequence[str], series: str,
               value: str = "score",
               down: bool = True,     # a dip; False for a surge
@@ -232,6 +235,7 @@ def excursion(results: pl.DataFrame, benchmarks: Sequence[str], series: str,
     found = contrasts(results, pairs, value, **levels)
     return found.rename({"below_step" if down else "above_step": "step"}).drop("above", "below", cs.ends_with("_step"))
 
+# %% ../nbs/12_stats.ipynb #ea809d65
 def furthest(found: pl.DataFrame,  # what `excursion` found
              benchmark: str) -> int:
     "The step at which a benchmark is furthest from its base, in the direction of the excursion."
@@ -246,11 +250,12 @@ def change(results: pl.DataFrame, benchmarks: Sequence[str], series: str, value:
     return found.with_columns(series=pl.lit(series), value=-pl.col("estimate"), low=-pl.col("high"),
                               high=-pl.col("low")).select(pl.col(name).cast(kind) for name, kind in ESTIMATES.items())
 
-# %% ../nbs/12_stats.ipynb #5036f11a
+# %% ../nbs/12_stats.ipynb #b7a70d83
 def counterparts(profile: Profile) -> dict[str, str]:
     "The profile's benchmark for each of the paper's, where it has one."
     return {BENCHMARKS[name].paper if name in BENCHMARKS else name: name for name in profile.benchmarks}
 
+# %% ../nbs/12_stats.ipynb #4cbd616f
 def named(profile: Profile, benchmarks: Sequence[str],  # the micro world's names or the paper's
           ) -> list[str]:  # the profile's; raises RequestError for one that it does not have
     "The profile's names of some benchmarks."
@@ -262,7 +267,7 @@ def named(profile: Profile, benchmarks: Sequence[str],  # the micro world's name
                                f"Benchmarks: {', '.join(profile.benchmarks)}")
     return [ours[paper] for paper in papers]
 
-# %% ../nbs/12_stats.ipynb #6dcf99b7
+# %% ../nbs/12_stats.ipynb #7e97349d
 def measured(profile: Profile,
              runs: Sequence[str],        # ids of the paper's runs; those that the profile does not make are left out
              benchmarks: Sequence[str],
@@ -277,6 +282,7 @@ def measured(profile: Profile,
     tuned, bases = (store.read_results(profile, names["run_id"].unique().sort().to_list()) for names in (series, starts))
     return chosen(pl.concat([bases.join(starts, on="run_id"), tuned.join(series, on="run_id")]), profile, benchmarks)
 
+# %% ../nbs/12_stats.ipynb #9bde4157
 def measured_bases(profile: Profile, benchmarks: Sequence[str]) -> pl.DataFrame:
     "Item results of the profile's base models before any training."
     results = store.read_results(profile, [base.name for base in profile.bases])

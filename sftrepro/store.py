@@ -4,10 +4,10 @@
 __all__ = ['ITEM_RESULTS', 'store_root', 'locate', 'shown', 'base_folder', 'data_folder', 'run_folder', 'results_file', 'atomic',
            'write_bytes', 'write_json', 'write_table', 'atomic_folder', 'remedy', 'read_bytes', 'read_text',
            'read_json', 'read_toml', 'read_table', 'sha256', 'FileRecord', 'Manifest', 'commit', 'manifest_path',
-           'covered', 'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'finish', 'locked',
-           'check_results', 'publish_results', 'read_results']
+           'covered', 'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'finish', 'taken',
+           'locked', 'check_results', 'publish_results', 'read_results']
 
-# %% ../nbs/11_store.ipynb #31a56646
+# %% ../nbs/11_store.ipynb #5b9c6ad9
 import fcntl
 import hashlib
 import io
@@ -15,11 +15,13 @@ import json
 import os
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import pandera.polars as pa
 import polars as pl
@@ -62,12 +64,12 @@ def results_file(profile: Profile, run_id: str) -> Path:
     "Where the item results of a run are published to."
     return locate(profile.results_dir) / f"{run_id}.parquet"
 
-# %% ../nbs/11_store.ipynb #70f1f4b3
+# %% ../nbs/11_store.ipynb #79fa53e5
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:  # yields the temporary path to write to
     "Write a file under a temporary name; it gets its own when all is on the disk."
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".partial.{path.name}")
     try:
         yield temporary
         with open(temporary, "rb+") as file:
@@ -94,11 +96,11 @@ def write_table(path: Path, frame: pl.DataFrame) -> None:
     frame.write_parquet(buffer, compression="zstd")
     write_bytes(path, buffer.getvalue())
 
-# %% ../nbs/11_store.ipynb #7ff6669e
+# %% ../nbs/11_store.ipynb #85ac9921
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:  # yields the temporary folder to write in
     "Fill a folder under a temporary name; it gets its own when all is on the disk."
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".partial.{path.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -269,7 +271,20 @@ def finish(final: Path, inputs: dict) -> Manifest:
     shutil.rmtree(replaced, ignore_errors=True)
     return manifest
 
-# %% ../nbs/11_store.ipynb #4a847eea
+# %% ../nbs/11_store.ipynb #e7a4b306
+def taken(file: IO[str], seconds: float) -> bool:
+    "Try to lock an open file for some seconds."
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+
+# %% ../nbs/11_store.ipynb #a786646d
 @contextmanager
 def locked(path: Path,   # the lock file
            doing: str,   # what the holder does, for the message
@@ -277,12 +292,10 @@ def locked(path: Path,   # the lock file
     "Hold a lock, or refuse and say who holds it."
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not taken(file, seconds=3):
             file.seek(0)
             holder = file.read().strip()
-            raise RequestError(f"{doing} is at work already (process {holder}). Wait, or stop it: kill {holder}") from None
+            raise RequestError(f"{doing} is at work already (process {holder}). Wait, or stop it: kill {holder}")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
