@@ -5,9 +5,9 @@ __all__ = ['STRENGTH', 'UNTESTABLE', 'WORDS', 'SPOKEN', 'Excursion', 'Contrasts'
            'ledger', 'outcome', 'weakest', 'judge_dip', 'ended', 'judge_surge', 'still_growing', 'judge_contrast',
            'labelled', 'over_benchmarks', 'over_tests', 'Verdict', 'judge', 'obstacles', 'Judged', 'judge_test',
            'no_room', 'compare', 'end_of', 'amount', 'effect', 'html_table', 'card', 'comparison_table', 'reading',
-           'verdicts', 'tally', 'scoreboard', 'scoreboard_numbers', 'scoreboard_row', 'chapter_link', 'check_prose',
-           'published', 'beside', 'origin', 'setting', 'setting_rows', 'titles', 'legible', 'records', 'record',
-           'versions']
+           'verdicts', 'tally', 'scoreboard', 'scoreboard_numbers', 'scoreboard_row', 'chapter_link', 'landing',
+           'check_prose', 'published', 'beside', 'origin', 'setting', 'setting_rows', 'titles', 'legible', 'records',
+           'record', 'versions']
 
 # %% ../nbs/13_claims.ipynb #fd0dc684
 import html
@@ -390,11 +390,18 @@ def scoreboard_row(verdict: Verdict) -> list[str]:
     statement = f"<strong>{html.escape(claim.title)}.</strong> {html.escape(claim.statement)}"
     return [verdict.id, statement, verdict.word, "<br>".join(effects), seeds, verdict.profile, chapter_link(claim.chapter)]
 
-# %% ../nbs/13_claims.ipynb #269833d4
-def chapter_link(chapter: int) -> str:
+# %% ../nbs/13_claims.ipynb #87a7c37a
+def chapter_link(chapter: int, folder: str = "") -> str:  # where the pages of the chapters lie, seen from the linking page
     "A link to the page of a chapter; its number alone while it is not written."
     page = next((ROOT / "nbs").glob(f"{chapter}_*.ipynb"), None)
-    return f'<a href="{page.stem}.html">{chapter}</a>' if page else str(chapter)
+    return f'<a href="{folder}{page.stem}.html">{chapter}</a>' if page else str(chapter)
+
+def landing(found: Sequence[Verdict]) -> str:
+    "The claims that were judged, for the landing page: one short line each."
+    judged = [verdict for verdict in found if verdict.word != "open"]
+    rows = [[f"<strong>{html.escape(verdict.claim.title)}</strong>", verdict.word, chapter_link(verdict.claim.chapter, "../nbs/")]
+            for verdict in judged]
+    return html_table(["claim", f"verdict at profile {judged[0].profile}", "chapter"], rows)
 
 # %% ../nbs/13_claims.ipynb #fd5f546b
 SPOKEN = re.compile(r"\b(not reproduced|reproduced|contradicted|direction only|not testable)\b", re.IGNORECASE)
