@@ -4,8 +4,7 @@
 __all__ = ['items_of', 'questions', 'response_file', 'respond', 'generate_responses', 'identity', 'verdicts', 'item_results',
            'score_responses']
 
-# %% ../nbs/10_evaluate.ipynb #579ddb6e
-from importlib.metadata import version
+# %% ../nbs/10_evaluate.ipynb #7237ca7b
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import polars as pl
 from tqdm import tqdm
 
 from .bases import prompt_text
-from .generate import Sampling, generate
+from .generate import Sampling, engine_version, generate
 from .profiles import Profile, digest, run_specs
 from .score import SCORERS
 from .store import ITEM_RESULTS, read_table, write_table
@@ -38,7 +37,7 @@ def response_file(folder: Path, benchmark: str, step: int) -> Path:
     "Where the responses of one checkpoint to one benchmark lie."
     return folder / f"{benchmark}-step-{step:06d}.parquet"
 
-# %% ../nbs/10_evaluate.ipynb #d0f6706d
+# %% ../nbs/10_evaluate.ipynb #cf420b5d
 def respond(checkpoint: Path, benchmark: str, profile: Profile) -> pl.DataFrame:
     "A checkpoint's responses to a benchmark."
     asked_ = questions(benchmark, profile)
@@ -46,7 +45,7 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile) -> pl.DataFrame:
     answers = generate(checkpoint, asked_["prompt"].to_list(), asked_["sampling_seed"].to_list(), sampling,
                        profile.engine, profile.precision)
     return pl.concat([asked_, pl.DataFrame([answer.model_dump() for answer in answers])], how="horizontal").with_columns(
-        engine=pl.lit(profile.engine), engine_version=pl.lit(version(profile.engine)),
+        engine=pl.lit(profile.engine), engine_version=pl.lit(engine_version(profile.engine)),
         temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
 
 # %% ../nbs/10_evaluate.ipynb #707c590b

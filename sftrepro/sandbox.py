@@ -77,7 +77,7 @@ def bubblewrap() -> str:
         raise RequestError("sandbox: bubblewrap is not installed. Install it: apt-get install bubblewrap")
     return found
 
-# %% ../nbs/09_sandbox.ipynb #d332c143
+# %% ../nbs/09_sandbox.ipynb #a25a5e9d
 def box(limits: Limits,
         rules: int,      # file descriptor of the kernel's filter
         ) -> list[str]:  # the start of a command line
@@ -87,8 +87,9 @@ def box(limits: Limits,
     folders = {"/usr/lib", "/usr/lib64", f"{sys.base_prefix}/lib", f"{sys.base_prefix}/bin"}
     binds = [part for folder in sorted(folders) if Path(folder).exists() for part in ("--ro-bind", folder, folder)]
     return [bubblewrap(), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--uid", "65534",
-            "--gid", "65534", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", *binds, *links, "--dev-bind", "/dev/null", "/dev/null", "--size", str(limits.files), "--tmpfs", "/tmp",
-            "--remount-ro", "/", "--chdir", "/tmp", "--seccomp", str(rules)]
+            "--gid", "65534", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", *binds, *links, "--ro-bind-try",
+            "/etc/ld.so.cache", "/etc/ld.so.cache", "--dev-bind", "/dev/null", "/dev/null",
+            "--size", str(limits.files), "--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "--seccomp", str(rules)]
 
 # %% ../nbs/09_sandbox.ipynb #f4237406
 DRIVER = """
