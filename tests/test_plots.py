@@ -1,0 +1,130 @@
+"""Figures: numbers always with their intervals, published points apart from ours, everything needed inside the page."""
+import base64
+import json
+import re
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sftrepro import plots
+
+ESTIMATES = pl.DataFrame([
+    {"benchmark": benchmark, "series": series, "step": step, "value": 20.0 + step, "low": 15.0 + step, "high": 26.0 + step,
+     "seeds": 3, "items": 200}
+    for benchmark in ("arithmetic", "order") for series in ("Math-CoT", "Math-NoCoT") for step in (0, 5, 40)])
+PUBLISHED = pl.DataFrame({"benchmark": ["order"] * 3, "series": ["Qwen3-4B"] * 3, "step": [0, 10, 40],
+                          "value": [14.6, 19.9, None], "confidence": ["B"] * 3})
+finite = st.floats(-1e6, 1e6)
+
+
+def layers(picture: plots.Picture, panel: int) -> list[dict]:
+    return picture.panels[panel].to_dict()["layer"]
+
+
+def rows(picture: plots.Picture, panel: int) -> list[dict]:
+    chart = picture.panels[panel].to_dict()
+    return chart["datasets"][chart["layer"][-1]["data"]["name"]]
+
+
+@given(finite, finite, finite)
+def test_an_estimate_is_never_written_without_its_interval(value: float, low: float, high: float) -> None:
+    text = plots.estimate(value, low, high)
+    parts = re.fullmatch(r"([^ ]+) \[([^ ]+), ([^ ]+)\]", text).groups()
+    back = [float(part.replace(",", "").replace("\N{MINUS SIGN}", "-")) for part in parts]
+    assert back == pytest.approx([value, low, high], abs=0.0501)
+
+
+def test_what_is_unknown_is_neither_zero_nor_blank() -> None:
+    assert plots.estimate(None, 1.0, 2.0) == "unknown"
+    assert "unknown" in plots.table(pl.DataFrame({"score": [None]}, schema={"score": pl.Float64}))
+    assert len(rows(plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)"), 1)) == 6 + 2
+
+
+def test_each_benchmark_gets_a_panel_of_its_own() -> None:
+    picture = plots.trajectory(ESTIMATES, y="score (%)", titles={"order": "Order (GPQA-Diamond)"})
+    assert [panel.to_dict()["title"]["text"] for panel in picture.panels] == ["arithmetic", "Order (GPQA-Diamond)"]
+    assert {row["benchmark"] for row in rows(picture, 0)} == {"arithmetic"}
+
+
+def test_published_points_are_hollow_and_dashed_and_ours_are_not() -> None:
+    picture = plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)")
+    ours, theirs = picture.legend[0], picture.legend[-1]
+    assert (ours.hollow, theirs.hollow) == (False, True)
+    encoding = layers(picture, 1)[-1]["encoding"]
+    fills = dict(zip(encoding["fill"]["scale"]["domain"], encoding["fill"]["scale"]["range"], strict=True))
+    assert fills["Qwen3-4B"] == plots.PAPER and fills["Math-CoT"] == ours.colour
+    assert {row["note"] for row in rows(picture, 1)} == {"3 seeds, 200 items", "published, confidence B"}
+
+
+def test_a_published_series_of_our_name_stays_apart_from_ours() -> None:
+    same = PUBLISHED.with_columns(series=pl.lit("Math-CoT"))
+    picture = plots.trajectory(ESTIMATES, same, y="score (%)")
+    assert [key.label for key in picture.legend] == ["Math-CoT", "Math-NoCoT", "Math-CoT (published)"]
+    drawn = pl.DataFrame(rows(picture, 1))
+    assert drawn.filter(key="Math-CoT")["step"].to_list() == [0, 5, 40]
+    assert drawn.filter(key="Math-CoT (published)")["step"].to_list() == [0, 10]
+
+
+def test_published_points_can_be_drawn_alone() -> None:
+    picture = plots.trajectory(ESTIMATES.clear(), PUBLISHED, y="score (%)")
+    assert len(picture.panels) == 1 and "<svg" in plots.charts(picture)
+
+
+@given(st.integers(1, 640), st.integers(0, 8))
+def test_the_step_axis_shows_the_base_and_every_doubling(first: int, doublings: int) -> None:
+    steps = [0, *(first * 2**i for i in range(doublings + 1))]
+    axis = plots.step_axis([*steps, first * 3]).to_dict()
+    assert axis["axis"]["values"] == steps
+
+
+def test_points_give_every_series_a_row() -> None:
+    picture = plots.points(ESTIMATES.filter(step=40), x="score (%)")
+    assert {row["series"] for row in rows(picture, 0)} == {"Math-CoT", "Math-NoCoT"}
+    assert "34.0 [" not in plots.charts(picture) and "60.0 [55.0, 66.0]" in plots.charts(picture)
+
+
+def test_tables_show_numbers_on_the_right_and_escape_text() -> None:
+    shown = plots.table(pl.DataFrame({"run": ["<b>R25</b>"], "score": [3.14159], "steps": [1280]}))
+    assert "&lt;b&gt;R25&lt;/b&gt;" in shown
+    assert re.search(r"sft-number'?\"?>3\.1<", shown) and re.search(r"sft-number'?\"?>1,280<", shown)
+
+
+def test_wide_keeps_each_interval_in_its_cell() -> None:
+    crossed = plots.wide(ESTIMATES.filter(step=5))
+    assert crossed.columns == ["series", "arithmetic", "order"]
+    assert crossed.filter(series="Math-CoT")["order"].item() == "25.0 [20.0, 31.0]"
+
+
+def test_a_figure_carries_its_numbers_and_needs_no_other_file() -> None:
+    shown = plots.figure(plots.trajectory(ESTIMATES, y="score (%)"), "A caption & more.", "micro", ESTIMATES, "scores")
+    data = re.search(r'download="scores.csv" href="data:text/csv;base64,([^"]+)"', shown).group(1)
+    assert pl.read_csv(base64.b64decode(data)).equals(ESTIMATES)
+    assert "A caption &amp; more." in shown
+    assert not re.search(r"""(src|href)=["']http""", shown)
+
+
+def test_a_specification_cannot_end_its_script_element() -> None:
+    hostile = ESTIMATES.with_columns(series=pl.lit("</script><script>alert(1)</script>"))
+    shown = plots.charts(plots.trajectory(hostile, y="score (%)"))
+    inside = re.findall(r'<script type="application/json">(.*?)</script>', shown)
+    assert len(inside) == 2 and shown.count("<script") == 2
+    assert all(json.loads(text)["layer"] for text in inside)
+
+
+def test_the_still_drawing_follows_the_page_in_light_and_dark() -> None:
+    drawn = plots.drawing(plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)").panels[1])
+    colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawn)) - {"none", "transparent"}
+    assert colours and all(colour.startswith("var(--sft-") for colour in colours), colours
+
+
+def test_provenance_counts_what_was_drawn() -> None:
+    results = pl.DataFrame([
+        {"profile": "micro", "run_name": "Micro-M_Math-CoT", "base": "Micro-M", "seed": seed, "step": step,
+         "benchmark": benchmark, "item_id": f"{item}", "trial": trial}
+        for seed in (1, 2) for step in (0, 320) for benchmark, items in (("order", 30), ("program", 20))
+        for item in range(items) for trial in range(2)])
+    line = plots.provenance(results)
+    assert line.startswith("micro · 1 run x 2 seeds · 20 to 30 items x 2 trials · ")
+    assert plots.provenance(results.filter(step=0)).startswith("micro · 1 base model · ")

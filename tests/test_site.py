@@ -1,0 +1,354 @@
+"""The rendered book, opened in a browser, every page of it; and the rendering of a small one.
+
+The folder of pages is SFTREPRO_SITE, or the book as `make book` leaves it.
+"""
+import base64
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import polars as pl
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from sftrepro import plots, site
+from sftrepro.profiles import ROOT, RequestError
+
+SITE = Path(os.environ.get("SFTREPRO_SITE") or ROOT / "_build/site/micro").resolve()
+PAGES = sorted(str(page.relative_to(SITE)) for folder in ("book", "nbs") for page in (SITE / folder).glob("*.html"))
+CHROMIUM = shutil.which("chromium")
+
+built = pytest.mark.skipif(not PAGES, reason=f"no rendered book in {SITE}: make book")
+browsing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+every_page = pytest.mark.parametrize("name", PAGES or ["none"])
+charted = [name for name in PAGES if '<div class="sft-panel"' in (SITE / name).read_text()]
+
+
+# Opening pages
+
+
+class Visit:
+    "A page in the browser, with all that went wrong on it."
+
+    def __init__(self, page: Page, root: str) -> None:
+        self.page, self.root, self.faults = page, root, []
+        page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        page.on("request", self.see)
+
+    def see(self, request: object) -> None:
+        if not request.url.startswith((self.root, "data:", "blob:")):
+            self.faults.append(f"asks another host: {request.url}")
+
+    def open(self, name: str) -> Page:
+        self.page.goto(f"{self.root}/{name}", wait_until="load")
+        return self.page
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=quiet)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    yield Visit(context.new_page(), SITE.as_uri())
+    context.close()
+
+
+@pytest.fixture(scope="module", params=PAGES or ["none"])
+def opened(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    "A page opened once for all the tests of it, its charts brought to life."
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    visited = Visit(context.new_page(), SITE.as_uri())
+    awaken(visited.open(request.param))
+    yield visited
+    context.close()
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[str]:
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=SITE)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def awaken(page: Page) -> int:
+    "Bring every chart of a page to life; how many there are."
+    panels = page.locator(".sft-panel")
+    for i in range(panels.count()):
+        panels.nth(i).scroll_into_view_if_needed()
+        panels.nth(i).locator(".vega-embed svg").wait_for()
+    return panels.count()
+
+
+# Every page
+
+
+@built
+@browsing
+def test_a_page_opens_from_a_disk_without_an_error_or_a_foreign_request(opened: Visit) -> None:
+    opened.page.wait_for_function("!window.MathJax?.startup || window.MathJax.startup.promise.then(() => true)")
+    assert opened.faults == []
+
+
+@built
+@browsing
+def test_every_chart_answers_the_pointer(opened: Visit) -> None:
+    for chart in opened.page.locator(".sft-panel .vega-embed svg").all():
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        opened.page.mouse.move(0, 0)
+        opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
+        tooltip = opened.page.locator("#vg-tooltip-element.visible")
+        tooltip.wait_for()
+        assert re.search(r"\d", tooltip.inner_text()) and "undefined" not in tooltip.inner_text()
+
+
+@built
+@browsing
+def test_formulas_are_set_and_none_is_broken(opened: Visit) -> None:
+    formulas = opened.page.locator(".bd-article .math").count()
+    opened.page.wait_for_function("n => document.querySelectorAll('.math mjx-container svg').length >= n", arg=formulas)
+    assert opened.page.locator("mjx-merror, [data-mjx-error]").count() == 0
+
+
+@built
+@browsing
+def test_every_chart_can_be_read_in_light_and_dark(opened: Visit) -> None:
+    for scheme in ("light", "dark"):
+        opened.page.emulate_media(color_scheme=scheme)
+        opened.page.wait_for_function("scheme => document.documentElement.dataset.theme === scheme", arg=scheme)
+        assert opened.page.evaluate(FAINTEST) >= 4.5
+
+
+@built
+@browsing
+def test_a_page_fits_a_telephone(opened: Visit) -> None:
+    opened.page.set_viewport_size({"width": 390, "height": 844})
+    opened.page.wait_for_function("[...document.querySelectorAll('.sft-panel svg')].every(svg => svg.clientWidth <= 390)")
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert opened.page.evaluate("parseFloat(getComputedStyle(document.querySelector('.bd-article')).fontSize)") >= 16
+
+
+@built
+@browsing
+@pytest.mark.parametrize("name", ["book/index.html", *charted])
+def test_a_page_opens_from_a_server_as_well(visit: Visit, served: str, name: str) -> None:
+    visit.root = served
+    awaken(visit.open(name))
+    assert visit.faults == []
+
+
+# The smallest contrast ratio between a text of a chart and what lies behind it.
+FAINTEST = """() => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  const rgba = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+                             return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const light = (colour) => { const [r, g, b] = colour.slice(0, 3).map((c) => c / 255)
+                                .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+                              return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const behind = (element) => { for (let e = element; e; e = e.parentElement) {
+                                  const colour = rgba(getComputedStyle(e).backgroundColor);
+                                  if (colour[3] === 255) return colour; } return [255, 255, 255, 255]; };
+  return Math.min(21, ...[...document.querySelectorAll(".vega-embed svg text")].map((text) => {
+    const [a, b] = [light(rgba(getComputedStyle(text).fill)), light(behind(text))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05); }));
+}"""
+
+
+@built
+@every_page
+def test_no_directive_of_the_notebooks_shows(name: str) -> None:
+    text = (SITE / name).read_text()
+    cells = re.findall(r'<div class="cell_input.*?<pre>(.*?)</pre>', text, re.DOTALL)
+    assert not [cell for cell in cells if re.search(r"^#\|", re.sub(r"<[^>]+>", "", cell), re.MULTILINE)]
+
+
+@built
+@every_page
+def test_every_figure_says_where_it_comes_from_and_holds_its_numbers(name: str) -> None:
+    text = (SITE / name).read_text()
+    figures = re.findall(r'<figure class="sft-figure.*?</figure>', text, re.DOTALL)
+    assert sum(figure.count('<div class="sft-panel"') for figure in figures) == text.count('<div class="sft-panel"')
+    for figure in figures:
+        line = re.search(r'<p class="sft-provenance">(.*?)</p>', figure, re.DOTALL).group(1)
+        assert line.count("\N{MIDDLE DOT}") >= 2, line
+        data = re.search(r'download="[\w-]+\.csv" href="data:text/csv;base64,([^"]+)"', line).group(1)
+        assert pl.read_csv(base64.b64decode(data), infer_schema=False).height > 0
+
+
+@built
+@every_page
+def test_no_address_on_a_page_is_given_twice(name: str) -> None:
+    body = re.sub(r"<(script|svg)\b.*?</\1>", "", (SITE / name).read_text(), flags=re.DOTALL)
+    article = body.split('class="bd-article"')[1].split("</article>")[0]
+    addresses = re.findall(r'<\w+[^<>]*? id="([^"]+)"', article)
+    assert len(addresses) == len(set(addresses))
+
+
+@built
+@every_page
+def test_no_output_holds_a_chart_outside_a_figure(name: str) -> None:
+    assert not re.search(r"cdn\.jsdelivr\.net/npm/vega@6\?noext|application/vnd\.vegalite", (SITE / name).read_text())
+
+
+@built
+@every_page
+def test_every_link_within_the_book_leads_somewhere(name: str) -> None:
+    links = re.findall(r'<(?:a|link|script|img)\b[^<>]*?\b(?:href|src)="([^"]+)"', (SITE / name).read_text())
+    local = {urlsplit(link).path for link in links if not urlsplit(link).scheme and urlsplit(link).path}
+    assert [link for link in local if not ((SITE / name).parent / unquote(link)).exists()] == []
+
+
+# The book as a whole
+
+
+@built
+@browsing
+def test_the_first_file_leads_into_the_book(visit: Visit) -> None:
+    page = visit.open("index.html")
+    page.wait_for_url("**/book/index.html")
+    assert visit.faults == []
+
+
+@built
+@browsing
+def test_turning_pages_leads_through_the_whole_book(visit: Visit) -> None:
+    page, seen = visit.open("book/index.html"), ["book/index.html"]
+    while page.locator("a.right-next").count():
+        page.locator("a.right-next").click()
+        seen.append(page.url.removeprefix(f"{visit.root}/"))
+        assert page.locator("a.left-prev").get_attribute("href").endswith(seen[-2].split("/")[-1])
+    assert sorted(seen) == PAGES
+
+
+@built
+@browsing
+@pytest.mark.parametrize("where", ["disk", "server"])
+def test_search_finds_a_chapter(visit: Visit, served: str, where: str) -> None:
+    visit.root = served if where == "server" else visit.root
+    page = visit.open("book/glossary.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("manifest")
+    page.keyboard.press("Enter")
+    page.locator("#search-results li a").first.wait_for()
+    found = page.locator("#search-results li a").all_inner_texts()
+    assert any("store" in title.lower() for title in found), found
+    assert visit.faults == []
+
+
+@built
+@browsing
+def test_a_reader_can_switch_to_dark_and_stays_there(visit: Visit) -> None:
+    page = visit.open("book/index.html")
+    for _ in range(3):
+        if page.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+        page.locator("button.theme-switch-button:visible").first.click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert visit.open("book/glossary.html").evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+@built
+@browsing
+def test_without_scripts_the_still_drawings_are_seen(browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{SITE.as_uri()}/nbs/14_plots.html")
+    stills = page.locator(".sft-still svg")
+    assert stills.count() > 1
+    assert all(stills.nth(i).bounding_box()["height"] > 50 for i in range(stills.count()))
+    context.close()
+
+
+@built
+def test_the_book_has_charts_formulas_and_several_charts_on_a_page() -> None:
+    texts = [(SITE / name).read_text() for name in PAGES]
+    assert max(text.count('<div class="sft-panel"') for text in texts) > 3
+    assert any('class="math' in text for text in texts)
+
+
+# Rendering
+
+
+ESTIMATES = pl.DataFrame({"benchmark": ["order"] * 3, "series": ["Math-CoT"] * 3, "step": [0, 5, 40], "value": [20.0, 12.0, 31.0],
+                          "low": [15.0, 8.0, 27.0], "high": [25.0, 17.0, 36.0], "seeds": [3] * 3, "items": [200] * 3})
+
+
+def notebook(*cells: dict) -> dict:
+    whole = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": "# Dip: and recovery"}, *cells]
+    return {"cells": whole, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def code(source: str, *outputs: str, tags: tuple[str, ...] = ()) -> dict:
+    shown = [{"output_type": "display_data", "data": {"text/html": output}, "metadata": {}} for output in outputs]
+    return {"cell_type": "code", "id": f"c{abs(hash(source))}", "metadata": {"tags": list(tags)}, "execution_count": 1,
+            "source": source, "outputs": shown}
+
+
+def test_a_cell_of_directives_goes_and_an_exported_one_is_marked() -> None:
+    cells = site.page(notebook(code("#| default_exp plots"), code("#| export\nx = 1"), code("#| hide\nsecret")), "14_plots")["cells"]
+    assert [cell["source"] for cell in cells[1:]] == ["x = 1", "secret"]
+    assert cells[1]["metadata"]["tags"] == ["exported"] and cells[2]["metadata"]["tags"] == ["remove-cell"]
+
+
+def test_code_is_folded_in_chapters_but_parameters_are_not() -> None:
+    cells = site.page(notebook(code("seeds = 3", tags=("parameters",)), code("show(x)")), "22_dip_and_recovery")["cells"]
+    assert cells[0]["source"] == "# 22 · Dip: and recovery" and site.short({"cells": cells}) == "22 · Dip"
+    assert [cell["metadata"]["tags"] for cell in cells[1:]] == [["parameters"], ["hide-input"]]
+    assert "hide-input" not in site.page(notebook(code("x = 1")), "14_plots")["cells"][1]["metadata"]["tags"]
+
+
+def test_an_output_that_loads_from_another_host_is_refused() -> None:
+    for remote in ('<script src="https://example.org/x.js">', "import('https://example.org/x.js')", "<img src='http://example.org'>"):
+        with pytest.raises(RequestError, match="nbs/22_dip.ipynb: the output of 'chart' loads from another host"):
+            site.page(notebook(code("chart", remote)), "22_dip")
+    site.page(notebook(code("chart", '<a href="https://example.org">a link</a>')), "22_dip")
+
+
+def test_a_page_that_borrows_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "90_scoreboard.ipynb").write_text(json.dumps(notebook(code("x", "<b>found</b>", tags=("landing",)))))
+    assert "<b>found</b>" in site.borrowed("<!-- outputs: nbs/90_scoreboard.ipynb landing -->", tmp_path)
+    with pytest.raises(RequestError, match="no cell tagged 'other'"):
+        site.borrowed("<!-- outputs: nbs/90_scoreboard.ipynb other -->", tmp_path)
+
+
+def test_the_bundle_needs_nothing_and_is_no_module() -> None:
+    assert not re.search(r"\bimport\.meta|\bimport\s*[{*\"']|\bexport\s*[{*]", site.bundle())
+
+
+def test_a_chapter_that_was_not_executed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="nbs/22_dip.ipynb is in _toc.yml and has not been executed"):
+        site.pages(tmp_path, {"root": "nbs/22_dip"})
+
+
+def test_a_failed_rendering_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "site"
+    figure = plots.figure(plots.trajectory(ESTIMATES, y="score (%)"), "Caption.", "micro · 1a2b3c4", ESTIMATES, "scores")
+    (tmp_path / "22_dip.ipynb").write_text(json.dumps(notebook(code("show(scores)", figure))))
+    page = site.render_chapter(tmp_path / "22_dip.ipynb", out)
+    assert page.exists() and "sft-panel" in page.read_text() and (out / "_static/vega.js").stat().st_size > 500_000
+    before = page.read_text()
+    monkeypatch.setattr(site, "MATHEMATICS", "no-such-file.js")
+    with pytest.raises(FileNotFoundError):
+        site.render_chapter(tmp_path / "22_dip.ipynb", out)
+    assert page.read_text() == before
