@@ -5,7 +5,7 @@ __all__ = ['DIRECTIVE', 'REMOTE', 'BORROWED', 'MATHEMATICS', 'undirected', 'impo
            'page', 'borrowed', 'signature', 'reference', 'api_page', 'bundle', 'entries', 'contents', 'short', 'named',
            'pages', 'assemble', 'typeset', 'supply', 'replace', 'build', 'render', 'render_chapter']
 
-# %% ../nbs/16_site.ipynb #d347d7f7
+# %% ../nbs/16_site.ipynb #47964081
 import ast
 import json
 import re
@@ -19,6 +19,7 @@ from pathlib import Path
 import vl_convert
 import yaml
 
+from .claims import check_prose
 from .profiles import ROOT, RequestError
 
 # %% ../nbs/16_site.ipynb #191ccf6c
@@ -229,11 +230,12 @@ def build(executed: Path, toc: dict, out: Path, strict: bool = True) -> None:
     replace(site, out)
     shutil.rmtree(source)
 
-# %% ../nbs/16_site.ipynb #8017bfc1
+# %% ../nbs/16_site.ipynb #04b90325
 def render(executed: Path,  # the folder of executed notebooks, `<stem>.ipynb`
            out: Path,       # the folder of pages; the last good one stays if this fails
            ) -> Path:       # the page to open
-    "Render the book."
+    "Render the book; RequestError if a chapter's prose states a verdict itself (chapter 13)."
+    check_prose(sorted((ROOT / "nbs").glob("*.ipynb")))
     build(executed, contents(), out)
     return out / "index.html"
 

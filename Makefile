@@ -1,0 +1,21 @@
+# Each target does its own set-up first. What they run is the command line of nbs/17_cli.ipynb: .venv/bin/sftrepro --help
+PROFILE ?= micro
+
+.PHONY: book rebuild test setup lock
+.SILENT:
+
+book: setup  ## the rendered book, from committed bases and results
+	.venv/bin/sftrepro book --profile $(PROFILE)
+
+rebuild: setup  ## the book and everything below it: bases, data, runs, results
+	.venv/bin/sftrepro rebuild --profile $(PROFILE)
+
+test: setup  ## everything that must hold before a change lands
+	./setup.sh chromium
+	bash tests/run
+
+setup:  ## .venv and the system's packages
+	./setup.sh bubblewrap
+
+lock: setup  ## requirements*.lock from what is installed in .venv
+	.venv/bin/python tools/lock.py

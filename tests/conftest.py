@@ -1,0 +1,146 @@
+"""What several test files share: a store of their own, and a small repository to break."""
+import configparser
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftrepro.profiles import ROOT
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', ("parameters",)),
+       ("from sftrepro.profiles import load_profile, run_specs\n"
+        "from sftrepro.store import read_results", ()),
+       ("chosen = load_profile(profile)\n"
+        "ids = [spec.run_id for spec in run_specs(chosen, tuple(runs))]\n"
+        "read_results(chosen, ids).head(rows).height", ())]
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    "A store for one test."
+    monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path / "store"))
+    return (tmp_path / "store").resolve()
+
+
+def write_notebook(path: Path, cells: list[tuple[str, tuple[str, ...]]]) -> None:
+    "A notebook of (source, tags); what begins with # and a space is prose."
+    written = []
+    for number, (source, tags) in enumerate(cells):
+        code = {"cell_type": "code", "execution_count": None, "outputs": []}
+        kind = {"cell_type": "markdown"} if source.startswith("# ") else code
+        written.append({"id": f"cell-{number}", "metadata": {"tags": list(tags)} if tags else {},
+                        "source": source.splitlines(keepends=True), **kind})
+    metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    path.write_text(json.dumps({"cells": written, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
+
+
+class Repository:
+    "A copy of the library with two chapters and a tiny profile, and a store and a build folder of its own."
+
+    def __init__(self, folder: Path):
+        self.folder, self.store, self.build = folder, folder.parent / "store", folder.parent / "build"
+
+    @classmethod
+    def new(cls, folder: Path) -> "Repository":
+        "Make one."
+        self = cls(folder)
+        folder.mkdir(parents=True)
+        for name in ("sftrepro", "data"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_modidx.py"))
+        for name in ("pyproject.toml", "Snakefile", "settings.ini"):
+            shutil.copy(ROOT / name, folder / name)
+        for name in ("book", "nbs"):
+            (folder / name).mkdir()
+        shutil.copytree(ROOT / "book/_static", folder / "book/_static")
+        for path in [ROOT / "book/_config.yml", *(ROOT / "book").glob("*.bib"), *(ROOT / "book").glob("*.py")]:
+            shutil.copy(path, folder / "book" / path.name)
+        (folder / "book/index.md").write_text("# A small book\n")
+        (folder / "_toc.yml").write_text(
+            "format: jb-book\nroot: book/index\nparts:\n  - caption: Toys\n    chapters:\n"
+            "      - file: nbs/20_toy\n      - file: nbs/21_plain\n      - file: book/api\n")
+        write_notebook(folder / "nbs/20_toy.ipynb", TOY)
+        write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.score import boxed", ()),
+                                                       ("boxed(r'\\boxed{3}')", ())])
+        self.profile("smoke", "tiny", runs="R25", seeds="1", row_divisor="640", pretraining_tokens="40000", max_new_tokens="16",
+                 benchmarks="arithmetic=4x1 order=4x1", bases_dir="runs/tiny/bases", results_dir="runs/tiny/results")
+        return self
+
+    def profile(self, source: str, section: str, **values: str) -> None:
+        "Write a section of settings.ini: another one with some values changed."
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.optionxform = str
+        parser.read(self.folder / "settings.ini")
+        parser[section] = {**parser[source], **values}
+        with open(self.folder / "settings.ini", "w") as file:
+            parser.write(file)
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        "Change a text that occurs in a file."
+        text = (self.folder / path).read_text()
+        assert old in text, f"{path} has no {old!r}"
+        (self.folder / path).write_text(text.replace(old, new, 1))
+
+    def environment(self) -> dict[str, str]:
+        "Variables with which the library is this copy's."
+        return os.environ | {"PYTHONPATH": str(self.folder), "SFTREPRO_STORE": str(self.store),
+                             "SFTREPRO_BUILD": str(self.build)}
+
+    def python(self, code: str) -> str:
+        "What some code prints that runs with this copy's library."
+        return subprocess.run([sys.executable, "-c", code], cwd=self.folder, env=self.environment(), text=True,
+                              capture_output=True, check=True).stdout
+
+    def start(self, *words: str, before: tuple[str, ...] = ()) -> subprocess.Popen:
+        "Start the command line."
+        command = [*before, str(Path(sys.executable).with_name("sftrepro")), *words]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment(), text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, start_new_session=True)
+
+    def run(self, *words: str, before: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        "Exit code, output and errors of the command line."
+        process = self.start(*words, before=before)
+        out, errors = process.communicate(timeout=600)
+        return process.returncode, out, errors
+
+    def publish(self) -> None:
+        "Invented results for every run and base of the tiny profile, as if they were fresh."
+        self.python(PUBLISH)
+
+    def files(self) -> set[str]:
+        "All files of the store and the build folder, without logs and locks."
+        found = [path.relative_to(folder.parent) for folder in (self.store, self.build) for path in folder.rglob("*")]
+        return {str(path) for path in found if path.parts[1:2] not in (("logs",), ("locks",))}
+
+
+PUBLISH = """
+import polars as pl
+from sftrepro import store, workflow
+from sftrepro.profiles import load_profile
+this = workflow.flow(load_profile("tiny"))
+for job in this.jobs.values():
+    if job.kind == "score":
+        row = dict(profile="tiny", run_id=job.key, run_name=job.key, base="Nano", data="base", seed=0, step=0, benchmark="order",
+                   item_id="1", trial=0, prompt_digest="d", tokens=3, truncated=False, parsed=True, answer="B", score=1.0,
+                   scorer="choice", scorer_version=1, engine="transformers", engine_version="5", temperature=0.6, top_p=0.95,
+                   max_new_tokens=16, sampling_seed=1, seconds=0.1)
+        store.publish_results(this.profile, job.key, pl.DataFrame([row]), this.inputs[job.name])
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    "A small repository to change and to break."
+    return Repository.new(tmp_path / "repository")
+
+
+@pytest.fixture
+def notebook() -> Callable:
+    "Writes notebooks."
+    return write_notebook

@@ -1,0 +1,230 @@
+"""Bad input: one clear line that names the thing and the command that helps, the right exit code, nothing left behind."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Repository
+
+from sftrepro import cli, workflow
+from sftrepro.profiles import ROOT
+
+ONE = ("--profile", "tiny")
+
+
+@pytest.fixture(scope="module")
+def published_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    "The small repository with results; its chapters have not been run."
+    repository = Repository.new(tmp_path_factory.mktemp("published") / "repository")
+    repository.publish()
+    repository.python("from sftrepro import store\nfrom sftrepro.profiles import load_profile\n"
+                      "base = store.base_folder(load_profile('tiny'), 'Nano')\n"
+                      "store.write_bytes(base / 'model.safetensors', b'weights')\nstore.seal(base, {})")
+    return repository
+
+
+@pytest.fixture
+def published(published_once: Repository, tmp_path: Path) -> Repository:
+    "A copy of it to break."
+    shutil.copytree(published_once.folder.parent, tmp_path / "published")
+    return Repository(tmp_path / "published/repository")
+
+
+def refused(repository: Repository, *words: str, code: int = 2) -> str:
+    "The one line with which a command refuses."
+    found, _, errors = repository.run(*words)
+    lines = errors.strip().splitlines()
+    assert (found, len(lines)) == (code, 1), errors
+    return lines[0]
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (("book", "--profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, small, paper, tiny"),
+    (("run", "99", *ONE), "chapter '99' is not in nbs. Chapters: 20_toy, 21_plain"),
+    (("run", "20", "-p", "seed", "1", *ONE), "chapter 20_toy has no parameter 'seed'. Parameters: profile, runs, rows"),
+    (("run", "20", "-p", "rows", "many", *ONE), "chapter 20_toy parameter rows: 'many' is not of type int. Example: -p rows \"3\""),
+    (("run", "20", "-p", "profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, small, paper, tiny"),
+    (("run", "20", "-p", "runs", "['R99']", *ONE), "run 'R99' is not one of the paper's (R01 to R33, data/paper/runs.csv)"),
+    (("run", "21", "-p", "rows", "1", *ONE), "chapter 21_plain has no parameter 'rows'. Parameters: none"),
+    (("run",), "Missing argument 'chapter'. See: sftrepro --help"),
+    (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
+    (("job", "train/none", *ONE), ""),
+])
+def test_a_wrong_request_is_one_line_and_touches_nothing(published: Repository, words: tuple[str, ...], line: str) -> None:
+    before = published.files()
+    said = refused(published, *words)
+    if words[0] == "job":
+        said = json.loads(said)["line"]
+        line = "job 'train/none' is not one of profile tiny. Jobs: sftrepro plan --profile tiny"
+    assert said == line
+    assert published.files() == before
+
+
+def test_a_wrong_setting_is_named_with_an_example(published: Repository) -> None:
+    published.profile("tiny", "tiny", learning_rate_factor="fast")
+    assert refused(published, "plan", *ONE).startswith("settings.ini [tiny] learning_rate_factor: 'fast': ")
+
+
+def test_missing_and_damaged_results_and_bases_name_what_brings_them_back(published: Repository) -> None:
+    results = published.store / "tiny/results/Nano.parquet"
+    results.write_bytes(results.read_bytes()[:-1])
+    for words in (("book", *ONE), ("run", "20", *ONE), ("results", "verify", *ONE)):
+        assert refused(published, *words) == ("runs/tiny/results/Nano.parquet: sha256 differs from its manifest. "
+                                              "Make it again: make rebuild PROFILE=tiny")
+    results.unlink()
+    assert refused(published, "book", *ONE) == ("chapter 20_toy needs 1 runs that are not in the store (first: Nano). "
+                                                "Make them: make rebuild PROFILE=tiny")
+    assert not (published.build / "executed").exists()
+
+
+def test_a_damaged_committed_base_comes_back_from_git_and_is_not_made_again(published: Repository) -> None:
+    published.profile("tiny", "tiny", bases_dir="data/bases")
+    base = published.folder / "data/bases/nano"
+    shutil.copytree(published.store / "tiny/bases/nano", base)
+    (base / "model.safetensors").write_bytes(b"weightz")
+    for words in (("book", *ONE), ("rebuild", *ONE), ("results", "verify", *ONE)):
+        assert refused(published, *words) == ("data/bases/nano/model.safetensors: sha256 differs from its manifest. "
+                                              "Restore it: git checkout data/bases/nano")
+
+
+def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None:
+    code, out, errors = published.run("book", *ONE)
+    assert code == 0, errors
+    page = Path(out.strip().splitlines()[-1].removeprefix("Open "))
+    assert page.is_file() and page == published.build.resolve() / "site/tiny/index.html"
+    assert "tiny: all is fresh" in published.run("book", *ONE)[1]
+
+    published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
+    toy = published.build / "executed/tiny/20_toy.ipynb"
+    before = toy.stat().st_mtime_ns
+    assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
+    assert toy.stat().st_mtime_ns == before
+    assert "Some other" in (published.build / "site/tiny/nbs/21_plain.html").read_text()
+
+    good = (published.build / "executed/tiny/21_plain.ipynb").read_bytes()
+    published.edit("nbs/21_plain.ipynb", "boxed(r", "1 / 0; boxed(r")
+    line = refused(published, "book", *ONE, code=1)
+    assert line.startswith("chapter/21_plain failed: nbs/21_plain.ipynb raised ZeroDivisionError: division by zero. Read it: ")
+    assert (published.build / "failed/tiny/21_plain.ipynb").exists() and "failed/tiny/21_plain.ipynb" in line
+    assert (published.build / "executed/tiny/21_plain.ipynb").read_bytes() == good
+    assert "Some other" in (published.build / "site/tiny/nbs/21_plain.html").read_text()
+
+    published.edit("nbs/21_plain.ipynb", "1 / 0; ", "1 / 1; ")
+    assert published.run("book", *ONE)[0] == 0
+    assert not (published.build / "failed/tiny/21_plain.ipynb").exists()
+
+
+def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
+    published.edit("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1")
+    profile_line = published.python("from sftrepro import cli; from sftrepro.profiles import load_profile\n"
+                                    "print(cli.stale_results(load_profile('tiny')))")
+    assert profile_line.startswith("1 of 2 results are out of date (first: Nano_Math-CoT")
+    assert profile_line.endswith("function sft.IGNORED changed). Make them again: make rebuild PROFILE=tiny\n")
+
+
+def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
+    code, out, errors = published.run("run", "toy", "-p", "rows", "1", *ONE)
+    assert code == 0, errors
+    page = Path(out.strip().splitlines()[-1].removeprefix("Open "))
+    assert page.is_file() and "A toy chapter" in page.read_text()
+    executed = json.loads(next((published.build / "runs").rglob("20_toy.ipynb")).read_text())
+    assert executed["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["1"]
+    assert not (published.build / "executed").exists()
+
+
+def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
+    code, _, errors = published.run("--debug", "run", "99")
+    assert code == 2 and "Traceback" in errors and errors.strip().splitlines()[-1].startswith("chapter '99' is not in nbs")
+
+
+def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
+    shutil.copy(ROOT / "nbs/03_traces.ipynb", published.folder / "nbs/03_traces.ipynb")
+    published.edit("sftrepro/traces.py", "def ", "def edited_by_hand(): pass\ndef ")
+    out = published.run("status", *ONE)[1]
+    assert "stale  sftrepro/traces.py: its notebook changed and is not exported. Export it: nbdev-export" in out
+    assert "exported traces.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
+    assert "edited_by_hand" not in (published.folder / "sftrepro/traces.py").read_text()
+
+
+# Interrupted, crowded, full
+
+def children(pid: int) -> list[int]:
+    "All processes below one."
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+    return [each for child in map(int, found) for each in (child, *children(child))]
+
+
+def at_work(repository: Repository, process: subprocess.Popen) -> list[int]:
+    "Wait until a rebuild works on its first job; its processes."
+    while not list((repository.build / "logs").rglob("pretrain/*.log")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    return children(process.pid)
+
+
+def alive(pid: int) -> bool:
+    "Is a process neither gone nor a zombie?"
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
+@pytest.mark.parametrize(("how", "line"), [
+    (signal.SIGINT, "interrupted. What is finished is kept: give the same command to go on"), (signal.SIGKILL, "")])
+def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository, how: int, line: str) -> None:
+    process = repository.start("rebuild", *ONE)
+    below = at_work(repository, process)
+    assert below
+    os.kill(process.pid, how)
+    _, errors = process.communicate(timeout=60)
+    assert errors.strip() == line and process.returncode == (1 if line else -signal.SIGKILL)
+    end = time.monotonic() + 15
+    while any(map(alive, below)) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(map(alive, below))
+
+
+def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) -> None:
+    process = repository.start("rebuild", *ONE)
+    at_work(repository, process)
+    line = refused(repository, "rebuild", *ONE)
+    assert line == (f"another build of tiny is at work already (process {process.pid}). "
+                    f"Wait, or stop it: kill {process.pid}")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap")
+def test_a_full_disk_is_one_line(repository: Repository) -> None:
+    repository.store.mkdir()
+    box = ("bwrap", "--dev-bind", "/", "/", "--size", "100000", "--tmpfs", str(repository.store))
+    code, _, errors = repository.run("rebuild", *ONE, before=box)
+    lines = errors.strip().splitlines()
+    assert (code, len(lines)) == (1, 1), errors
+    assert "runs" in lines[0] and "the disk is full. What is finished is kept: free some space" in lines[0]
+
+
+# Help and the rest
+
+@pytest.mark.parametrize("command", [(), ("book",), ("rebuild",), ("run",), ("status",), ("plan",), ("results", "verify")])
+def test_every_command_shows_examples(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.app(args=[*command, "--help"], prog_name="sftrepro", standalone_mode=False)
+    assert f"Examples:\n    sftrepro {' '.join(command)}" in capsys.readouterr().out
+
+
+def test_a_disk_error_from_any_library_is_recognised() -> None:
+    try:
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    except RuntimeError as error:
+        code, line = cli.outcome(error)
+    assert code == 1 and "the disk is full" in line
+
+
+def test_jobs_side_by_side_share_the_cores() -> None:
+    jobs = [workflow.Job(kind="train", key=str(number), output=ROOT) for number in range(64)]
+    assert cli.share(jobs[0], jobs) == 1 and cli.share(jobs[0], jobs[:1]) == cli.cores()

