@@ -8,7 +8,7 @@ __all__ = ['FULL', 'app', 'ProfileOption', 'More', 'results_app', 'chain', 'outc
            'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild', 'run', 'progress', 'status',
            'shown_job', 'show_plan', 'results', 'verify', 'job', 'joined', 'main']
 
-# %% ../nbs/17_cli.ipynb #8880afc1
+# %% ../nbs/17_cli.ipynb #b8e076bd
 import ctypes
 import errno
 import json
@@ -54,7 +54,6 @@ from sftrepro.workflow import (
     reasons,
     results_needed,
     results_reasons,
-    run_chapter,
     site_folder,
 )
 
@@ -164,7 +163,7 @@ def snakemake_command(plan_file: Path, more: list[str]) -> list[str]:
             "--directory", str(plan_file.parent), "--config", f"plan={plan_file}", "--nolock", "--keep-going",
             "--scheduler", "greedy", "--quiet", "all", *limits, *more]
 
-# %% ../nbs/17_cli.ipynb #335b4203
+# %% ../nbs/17_cli.ipynb #fe734197
 def percent(log: Path) -> str:
     "The last percentage that a job's progress bar wrote into its log."
     found = re.findall(rb"(\d+%)\|", log.read_bytes()[-2000:]) if log.exists() else []
@@ -174,7 +173,7 @@ def running(names: list[str], profile: Profile, since: float) -> str:
     "The jobs at work and how far they are."
     logs = {name: log_file(profile, name) for name in names}
     begun = [name for name, log in logs.items() if log.exists() and log.stat().st_mtime >= since]
-    return ", ".join(f"{name.split('_seed')[0]} {percent(logs[name])}" for name in begun[:cores()])
+    return ", ".join(f"{re.sub('_[0-9a-f]{8}$', '', name)} {percent(logs[name])}" for name in begun[:cores()])
 
 # %% ../nbs/17_cli.ipynb #128c24bf
 def stop(process: subprocess.Popen) -> None:
@@ -331,12 +330,11 @@ def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # t
     execute(chapter.path, place / f"{stem}.ipynb", place / f"{stem}-failed.ipynb", differs)
     return render_chapter(place / f"{stem}.ipynb", place / "page")
 
-# %% ../nbs/17_cli.ipynb #64ff79e6
+# %% ../nbs/17_cli.ipynb #1688926d
 def as_in_book(stem: str, profile: Profile) -> Path:  # the page to open
     "Run a chapter with the book's parameters; it takes its place in the book."
-    this = flow(profile)
-    check_results(this, [stem])
-    run_chapter(this.jobs[f"chapter/{stem}"], this)
+    check_results(flow(profile), [stem])
+    do(f"chapter/{stem}", profile)
     return render_chapter(executed_file(profile, stem), build_root() / "runs" / stem / "page")
 
 def render_chapter(notebook: Path, out: Path) -> Path:

@@ -88,7 +88,8 @@ def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
     used = workflow.flow(load_profile("smoke"))
     assert "temperature" not in used.inputs["pretrain/Nano"]["settings"]
     assert {"temperature", "pretraining_tokens"} <= used.inputs["generate/Nano"]["settings"].keys()
-    assert all(not workflow.WHICH & inputs["settings"].keys() for name, inputs in used.inputs.items() if "chapter" not in name)
+    below = [name for name, job in used.jobs.items() if job.kind not in ("chapter", "book")]
+    assert not any(workflow.WHICH & used.inputs[name]["settings"].keys() for name in below)
 
 
 # Fresh or stale, in a small repository whose chapters count as run
@@ -208,7 +209,29 @@ def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: objec
         workflow.checked(chapter, {"p": text})
 
 
-# Killed at any moment
+# Damaged, or killed at any moment
+
+def test_a_damaged_folder_is_put_in_quarantine_and_made_again(own_store: Path) -> None:
+    profile = load_profile("smoke")
+    job = workflow.flow(profile).jobs["data/Math-CoT-seed1"]
+    workflow.do(job.name, profile)
+    good = (job.output / "data.parquet").read_bytes()
+    (job.output / "data.parquet").write_bytes(good[:-1] + b"x")
+    assert workflow.reasons(job, workflow.flow(profile)) == [
+        "runs/smoke/data/Math-CoT-seed1/data.parquet: sha256 differs from its manifest"]
+    workflow.do(job.name, profile)
+    assert workflow.reasons(job, workflow.flow(profile)) == []
+    assert (job.output / "data.parquet").read_bytes() == good
+    assert [path.read_bytes()[-1:] for path in (own_store / "quarantine").rglob("data.parquet")] == [b"x"]
+
+
+def test_a_job_does_not_start_from_something_damaged(own_store: Path) -> None:
+    profile = load_profile("smoke")
+    job = next(job for job in workflow.jobs(profile).values() if job.kind == "train")
+    with pytest.raises(RequestError, match="runs/smoke/bases/nano is missing. Make it again: make rebuild PROFILE=smoke"):
+        workflow.do(job.name, profile)
+    assert not (own_store / "smoke").exists()
+
 
 def results(repository: Repository) -> pl.DataFrame:
     "What the tiny profile measured, without how long it took."
