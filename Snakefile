@@ -18,4 +18,4 @@ rule job:
     threads: lambda wildcards: PLAN["jobs"][wildcards.job]["threads"]
     resources: gpu=lambda wildcards: PLAN["jobs"][wildcards.job]["gpu"]
     params: command=PLAN["command"]
-    shell: "export OMP_NUM_THREADS={threads}; exec {params.command} {wildcards.job:q}"
+    shell: "export OMP_NUM_THREADS={threads} SFTREPRO_PARENT=$PPID; exec {params.command} {wildcards.job:q}"

@@ -458,7 +458,7 @@ def reasons(job: Job, this: Flow) -> list[str]:
     own = sealed(job.output, this.inputs[job.name])
     return own or (results_reasons(job, this) if job.kind == "score" else [])
 
-# %% ../nbs/15_workflow.ipynb #5001e566
+# %% ../nbs/15_workflow.ipynb #49a22ab5
 Goal = Literal["book", "rebuild"]
 
 def plan(this: Flow, goal: Goal) -> dict[str, list[str]]:
@@ -467,7 +467,7 @@ def plan(this: Flow, goal: Goal) -> dict[str, list[str]]:
     for name, job in this.jobs.items():
         if goal == "book" and job.kind not in ("chapter", "book"):
             continue
-        why = reasons(job, this) or [f"{need} runs" for need in job.needs if need in planned]
+        why = reasons(job, this) or [f"{need} is stale" for need in job.needs if need in planned]
         if why:
             planned[name] = why
     return planned

@@ -192,6 +192,15 @@ def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository,
     assert not any(map(parent, map(str, below)))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
+def test_a_process_whose_starter_is_gone_before_it_looks_does_nothing(published: Repository) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    before = published.files()
+    assert published.run("book", *ONE, before=("env", f"SFTREPRO_PARENT={ended.pid}")) == (1, "", "")
+    assert published.files() == before
+
+
 def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) -> None:
     process = repository.start("rebuild", *ONE)
     at_work(repository, process)
