@@ -41,8 +41,12 @@ class Visit:
         self.page, self.root, self.faults = page, root, []
         page.on("console", lambda message: self.faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("requestfailed", lambda request: self.faults.append(f"failed: {request.url}"))
+        page.on("requestfailed", self.fail)
         page.on("request", self.see)
+
+    def fail(self, request: object) -> None:
+        if request.failure != "net::ERR_ABORTED":  # the page was left before the file came
+            self.faults.append(f"failed ({request.failure}): {request.url}")
 
     def see(self, request: object) -> None:
         if not request.url.startswith((self.root, "data:", "blob:")):
