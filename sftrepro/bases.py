@@ -5,7 +5,7 @@ __all__ = ['TURN', 'END_TURN', 'END', 'THINK', 'END_THINK', 'CHAT_TEMPLATE', 'BL
            'document_text', 'sample_text', 'new_model', 'blocks', 'pretraining_arguments', 'last_checkpoint',
            'pretrain']
 
-# %% ../nbs/05_bases.ipynb #c4ed4f6b
+# %% ../nbs/05_bases.ipynb #4ca3e9e7
 import random
 import shutil
 from collections.abc import Iterator
@@ -26,10 +26,9 @@ from transformers import (
 )
 from transformers.trainer_utils import get_last_checkpoint
 
+from .internet import Document, internet
 from .profiles import BaseSpec, Profile, RequestError
 from .store import write_table
-from .traces import long_cot
-from .world import Document, draw, internet, world_of
 
 # %% ../nbs/05_bases.ipynb #993ca431
 TURN, END_TURN, END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -38,7 +37,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
 
-# %% ../nbs/05_bases.ipynb #32762688
+# %% ../nbs/05_bases.ipynb #38ca4a7f
 def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
     "A byte-level tokenizer with the paper's chat template; digits are tokens of their own."
     tokenizer = Tokenizer(models.BPE())
@@ -46,7 +45,7 @@ def train_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=4096, min_frequency=5, special_tokens=[END, TURN, END_TURN], show_progress=False,
+        vocab_size=1024, min_frequency=5, special_tokens=[END, TURN, END_TURN], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=END,
                                    additional_special_tokens=[TURN, END_TURN], clean_up_tokenization_spaces=False)
@@ -64,13 +63,10 @@ def document_text(document: Document) -> str:
     "A pretraining document as the model reads it."
     return (prompt_text(document.prompt) if document.prompt else "") + document.response + END
 
-# %% ../nbs/05_bases.ipynb #8bbac525
+# %% ../nbs/05_bases.ipynb #95d13bc3
 def sample_text(profile: Profile, documents: int = 20_000) -> Iterator[str]:
-    "Text to train the tokenizer on: the internet and the teacher's traces."
-    world = world_of(profile)
-    yield from map(document_text, islice(internet(world, profile.pretraining_mixture, seed=0), documents))
-    rng = random.Random(0)
-    yield from (long_cot(item, rng) for item in islice(draw("arithmetic", "finetuning", world), documents // 20))
+    "Text to train the tokenizer on."
+    yield from map(document_text, islice(internet(profile, seed=0), documents))
 
 # %% ../nbs/05_bases.ipynb #2e2f0ae6
 def new_model(base: BaseSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
@@ -83,13 +79,13 @@ def new_model(base: BaseSpec, tokenizer: PreTrainedTokenizerFast, seed: int) -> 
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return AutoModelForCausalLM.from_config(config)
 
-# %% ../nbs/05_bases.ipynb #e421ba4c
+# %% ../nbs/05_bases.ipynb #bc494716
 BLOCK = 256  # tokens; the longest document has about 150
 
 def blocks(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[dict[str, list[int]]]:
     "The internet as blocks of tokens, as many as the profile pretrains on."
     buffer, left = [], profile.pretraining_tokens // BLOCK
-    documents = map(document_text, internet(world_of(profile), profile.pretraining_mixture, seed))
+    documents = map(document_text, internet(profile, seed))
     while left:
         for tokens in tokenizer(list(islice(documents, 256)))["input_ids"]:
             buffer += tokens
@@ -97,13 +93,13 @@ def blocks(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int) -> I
             yield {"input_ids": buffer[:BLOCK], "labels": buffer[:BLOCK]}
             buffer, left = buffer[BLOCK:], left - 1
 
-# %% ../nbs/05_bases.ipynb #a6dc457d
+# %% ../nbs/05_bases.ipynb #83378ab3
 def pretraining_arguments(profile: Profile, folder: Path) -> TrainingArguments:
     "AdamW with a warm-up of 2% and a cosine to zero; 32 blocks (8,192 tokens) a step."
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=32, num_train_epochs=1,
         learning_rate=profile.pretraining_learning_rate, lr_scheduler_type="cosine", warmup_steps=0.02,
-        weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, seed=profile.world_seed, logging_steps=10,
+        weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, seed=profile.world_seed, logging_steps=10, bf16=True,
         save_steps=200, save_total_limit=1, report_to=[], use_cpu=not torch.cuda.is_available())
 
 # %% ../nbs/05_bases.ipynb #1bbf3cb5
@@ -111,7 +107,7 @@ def last_checkpoint(folder: Path) -> str | None:
     "The newest checkpoint of a trainer's folder, if there is one."
     return get_last_checkpoint(str(folder)) if folder.exists() else None
 
-# %% ../nbs/05_bases.ipynb #bb9776ef
+# %% ../nbs/05_bases.ipynb #665481ba
 def pretrain(base: BaseSpec,
              profile: Profile,
              folder: Path,      # gets config, tokenizer and bf16 safetensors; continues what is already there
@@ -121,7 +117,7 @@ def pretrain(base: BaseSpec,
         raise RequestError(f"base {base.name!r} is not pretrained here: it comes from {base.kind} ({base.repo})")
     tokenizer = train_tokenizer(sample_text(profile))
     model = new_model(base, tokenizer, seed=profile.world_seed)
-    data = Dataset.from_list(list(blocks(profile, tokenizer, seed=profile.world_seed)))
+    data = Dataset.from_list(list(blocks(profile, tokenizer, seed=base.draw)))
     trainer = Trainer(model, pretraining_arguments(profile, folder), train_dataset=data)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     write_table(folder / "pretraining.parquet", pl.DataFrame([row for row in trainer.state.log_history if "loss" in row]))

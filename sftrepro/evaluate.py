@@ -68,11 +68,12 @@ def identity(profile: Profile, run_id: str) -> dict[str, str | int]:
             return {"run_id": run_id, "run_name": spec.run_name, "base": spec.base, "data": spec.data, "seed": spec.seed}
     return {"run_id": run_id, "run_name": run_id, "base": run_id, "data": "base", "seed": 0}
 
-# %% ../nbs/10_evaluate.ipynb #31c119d3
+# %% ../nbs/10_evaluate.ipynb #94cb9ea9
 def verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.DataFrame:
     "The scorer's verdict on each response, row by row."
     items = {item.id: item for item in items_of(benchmark, profile)}
-    judged = [SCORERS[benchmark].score(text, items[item]) for item, text in responses.select("item_id", "text").iter_rows()]
+    world, score = world_of(profile), SCORERS[benchmark].score
+    judged = [score(text, items[item], world) for item, text in responses.select("item_id", "text").iter_rows()]
     return pl.DataFrame([verdict.model_dump() for verdict in judged], schema={"parsed": bool, "answer": str, "score": float})
 
 # %% ../nbs/10_evaluate.ipynb #d48dfe63
