@@ -6,8 +6,8 @@ __all__ = ['STRENGTH', 'UNTESTABLE', 'WORDS', 'SPOKEN', 'Excursion', 'Contrasts'
            'labelled', 'over_benchmarks', 'over_tests', 'Verdict', 'judge', 'obstacles', 'Judged', 'judge_test',
            'no_room', 'compare', 'end_of', 'amount', 'effect', 'html_table', 'card', 'comparison_table', 'reading',
            'verdicts', 'tally', 'scoreboard', 'scoreboard_numbers', 'scoreboard_row', 'chapter_link', 'landing',
-           'check_prose', 'published', 'beside', 'origin', 'setting', 'setting_rows', 'titles', 'legible', 'records',
-           'record', 'versions']
+           'check_prose', 'published', 'model_name', 'beside', 'origin', 'setting', 'setting_rows', 'titles', 'legible',
+           'records', 'record', 'versions']
 
 # %% ../nbs/13_claims.ipynb #fd0dc684
 import html
@@ -428,6 +428,12 @@ def published(models: Sequence[str],  # the paper's base models
     series = pl.col("model") if data == "base" else pl.format("{}, {}", "model", pl.lit(data))
     return pl.concat([base, run]).sort("step", maintain_order=True).select(
         "benchmark", "step", "value", "confidence", "source", series=series)
+
+# %% ../nbs/13_claims.ipynb #9f55e60d
+def model_name(paper: str,  # hub id in the paper's scripts
+               ) -> str:
+    "A base model as the published tables spell it."
+    return paper.split("/")[-1].removesuffix("-no-sys-prompt").replace("internlm2_5-20b", "InternLM2.5-20B")
 
 # %% ../nbs/13_claims.ipynb #b495510a
 def beside(table: pl.DataFrame,  # from `published`

@@ -40,6 +40,7 @@ class Sampling(Frozen):
     temperature: float = Field(ge=0)          # 0 is greedy
     top_p: float = Field(gt=0, le=1)          # the smallest set of tokens with this much probability is kept
     max_new_tokens: int = Field(ge=1)
+    top_k: int = Field(0, ge=0)               # so many of the likeliest tokens are kept before that; 0 keeps all
 
 class Response(Frozen):
     "What a model wrote after a prompt."
@@ -59,9 +60,13 @@ def uniforms(seeds: list[int],  # one for each prompt
 def nucleus_draw(probabilities: torch.Tensor,  # rows of probabilities over the vocabulary
                  draws: torch.Tensor,          # a number between 0 and 1 for each row
                  top_p: float,
+                 top_k: int = 0,
                  ) -> torch.Tensor:            # the tokens drawn
     "The token at which each number falls on the ruler of the kept candidates, the likeliest first."
     ordered, tokens = probabilities.sort(descending=True, stable=True)
+    if top_k:
+        ordered[:, top_k:] = 0
+        ordered /= ordered.sum(-1, keepdim=True)
     ordered[ordered.cumsum(-1) - ordered >= top_p] = 0
     ruler = ordered.cumsum(-1)
     place = torch.searchsorted(ruler, draws[:, None] * ruler[:, -1:], right=True)
@@ -78,7 +83,7 @@ def choose(logits: torch.Tensor,  # rows of logits over the vocabulary
         return likeliest
     probabilities = (logits.double() / sampling.temperature).softmax(-1)
     unsure = probabilities.amax(-1) < sampling.top_p
-    likeliest[unsure] = nucleus_draw(probabilities[unsure], draws[unsure], sampling.top_p)
+    likeliest[unsure] = nucleus_draw(probabilities[unsure], draws[unsure], sampling.top_p, sampling.top_k)
     return likeliest
 
 # %% ../nbs/07_generate.ipynb #ccab3746
@@ -203,7 +208,8 @@ def serve(checkpoint: str, precision: str) -> None:
     print("[]", file=answers, flush=True)  # ready
     for line in sys.stdin:
         prompts, seeds, sampling, end = json.loads(line)
-        settings = [SamplingParams(temperature=sampling["temperature"], top_p=sampling["top_p"], seed=seed,
+        settings = [SamplingParams(temperature=sampling["temperature"], top_p=sampling["top_p"],
+                                   top_k=sampling["top_k"], seed=seed,
                                    max_tokens=sampling["max_new_tokens"], stop_token_ids=[end], ignore_eos=True,
                                    detokenize=False) for seed in seeds]
         done = model.generate([TokensPrompt(prompt_token_ids=prompt) for prompt in prompts], settings, use_tqdm=False)

@@ -58,9 +58,9 @@ TAILS = ("ak", "an", "ath", "dil", "dru", "em", "eth", "gen", "hul", "im", "ith"
          "mar", "mon", "nar", "nik", "nir", "ond", "oth", "ra", "rel", "sum", "tra", "ud", "um", "vex", "vik", "zel")
 COINED = tuple(random.Random(0).sample([head + tail for head in HEADS for tail in TAILS], 1024))
 
-# %% ../nbs/02_world.ipynb #9f7de981
-BENIGN, FORBIDDEN, CREATURES, COINED_VERBS = COINED[:240], COINED[240:320], COINED[320:400], COINED[400:440]
-PEOPLE, TOWNS = (tuple(word.capitalize() for word in words) for words in (COINED[440:680], COINED[680:720]))
+# %% ../nbs/02_world.ipynb #3d090bc0
+BENIGN, FORBIDDEN, CREATURES, COINED_VERBS = COINED[:240], COINED[240:320], COINED[320:400], COINED[400:430]
+PEOPLE, TOWNS = (tuple(word.capitalize() for word in words) for words in (COINED[440:560], COINED[680:720]))
 RIVERS, REGIONS = (tuple(word.capitalize() for word in words) for words in (COINED[720:740], COINED[740:760]))
 VERBS = ("grind", "boil", "mix", "press", "dry", "cool", "cut", "fold", "soak", "heat", "stir", "wash")
 MATERIALS = ("salt", "ash", "clay", "wax", "oil", "bark", "reed", "sand", "milk", "grain", "moss", "resin", "wool", "lime",
@@ -98,24 +98,24 @@ def apply(value: int, verb: str, operand: int) -> int:
     "One step of the chain."
     return {"Add": value + operand, "Subtract": value - operand, "Multiply by": value * operand}[verb]
 
-# %% ../nbs/02_world.ipynb #e21e4221
+# %% ../nbs/02_world.ipynb #7f5fab7e
 def arithmetic_step(rng: random.Random, value: int) -> tuple[str, int]:
-    "A random operation that keeps the value between 0 and 99."
+    "A random operation that keeps the value between 0 and 40."
     while True:
         verb = rng.choice(list(OPERATIONS))
-        operand = rng.randint(2, 5) if verb == "Multiply by" else rng.randint(2, 49)
-        if 0 <= apply(value, verb, operand) <= 99:
+        operand = rng.randint(2, 3) if verb == "Multiply by" else rng.randint(1, 9)
+        if 0 <= apply(value, verb, operand) <= 40:
             return verb, operand
 
-# %% ../nbs/02_world.ipynb #d0160eee
+# %% ../nbs/02_world.ipynb #7aa8216e
 def chain(task: str, world: World, rng: random.Random) -> Item:
     "A chain of operations and its value."
-    start = value = rng.randint(2, 49)
+    start = value = rng.randint(1, 20)
     steps = []
     for _ in range(world.level(task, rng)):
         steps.append(arithmetic_step(rng, value))
         value = apply(value, *steps[-1])
-    prompt = f"Start with {start}. " + " ".join(f"{verb} {operand}." for verb, operand in steps)
+    prompt = f"Start with {start}. " + " ".join(f"{verb} {operand}." for verb, operand in steps) + " Result?"
     return Item(benchmark=task, prompt=prompt, answer=str(value), truth=(start, *steps))
 
 # %% ../nbs/02_world.ipynb #59b6137f
@@ -255,7 +255,7 @@ def option_letter(prompt: str, right: str) -> str:
     "The letter before the right option."
     return re.search(rf"([A-J])\) {re.escape(right)}(?= [A-J]\)|$)", prompt)[1]
 
-# %% ../nbs/02_world.ipynb #c0c2598f
+# %% ../nbs/02_world.ipynb #c2af0dcb
 def order(world: World, rng: random.Random) -> Item:
     "People in a line, told by one statement for each neighbouring pair."
     line = rng.sample(NAMES, world.level("order", rng) + 1)  # from most to least
@@ -265,7 +265,7 @@ def order(world: World, rng: random.Random) -> Item:
     asked, person = rng.choice(((most, line[0]), (least, line[-1])))
     others = [name for name in line if name != person] + [name for name in NAMES if name not in line]
     text, letter = options(person, others[:3], rng)
-    return Item(benchmark="order", prompt=f"{' '.join(rng.sample(told, len(told)))} Who is the {asked}? {text}",
+    return Item(benchmark="order", prompt=f"Facts: {' '.join(rng.sample(told, len(told)))} Who is the {asked}? {text}",
                 answer=letter, truth=(person, *line))
 
 # %% ../nbs/02_world.ipynb #2f0935e7
@@ -432,14 +432,15 @@ def instructed_answer(count: int, rules: dict[str, str], rng: random.Random) -> 
     end = f" {rules['end']}." if "end" in rules else ""
     return begin + SEPARATORS[rules.get("separate", "commas")].join(listed(count, rules, rng)) + "." + end
 
-# %% ../nbs/02_world.ipynb #2f9b52d0
+# %% ../nbs/02_world.ipynb #60c44a62
 def instruction(world: World, rng: random.Random) -> Item:
     "Name some materials under a few rules."
     count, kinds = rng.choice(list(COUNTS)), rng.sample(list(RULES), world.level("instruction", rng))
     rules = {kind: rng.choice(RULES[kind][1]) for kind in kinds}
     if rules.get("avoid") == rules.get("mention"):
         rules.pop("avoid", None)
-    prompt = f"Name {count} materials. " + " ".join(RULES[kind][0].format(value) for kind, value in rules.items())
+    said = " ".join(RULES[kind][0].format(value) for kind, value in rules.items())
+    prompt = f"Name {count} materials. {said} Nothing else."
     return Item(benchmark="instruction", prompt=prompt, answer=instructed_answer(COUNTS[count], rules, rng),
                 truth=(count, *rules.items()))
 

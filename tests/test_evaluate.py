@@ -6,7 +6,16 @@ import pytest
 
 from sftrepro import evaluate
 from sftrepro.bases import pretrain
-from sftrepro.evaluate import generate_responses, identity, items_of, questions, response_file, score_responses
+from sftrepro.evaluate import (
+    generate_responses,
+    identity,
+    item_results,
+    items_of,
+    questions,
+    response_file,
+    score_responses,
+)
+from sftrepro.internet import direct
 from sftrepro.profiles import load_profile, run_specs
 from sftrepro.score import SCORERS
 from sftrepro.store import check_results
@@ -62,6 +71,17 @@ def test_a_run_knows_its_data_and_a_base_is_a_base() -> None:
     assert identity(SMOKE, spec.run_id) | {"seed": 0} == {
         "run_id": spec.run_id, "run_name": spec.run_name, "base": "Nano", "data": "Math-NoCoT", "seed": 0}
     assert identity(SMOKE, "Nano")["data"] == "base"
+
+
+def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -> None:
+    for benchmark in SMOKE.benchmarks:
+        asked, golden = questions(benchmark, SMOKE), {item.id: direct(item) for item in items_of(benchmark, SMOKE)}
+        answered = asked.with_columns(pl.col("item_id").replace_strict(golden).alias("text"), pl.lit(0).alias("step"),
+                                      **dict(tokens=9, truncated=False, seconds=0.1, engine=pl.lit("none"), engine_version=pl.lit("0"),
+                                             temperature=0.6, top_p=0.95, max_new_tokens=96))
+        results = check_results(item_results(answered, benchmark, identity(SMOKE, "Nano"), SMOKE), benchmark)
+        assert results["parsed"].all()
+        assert set(results["score"]) == ({0.0} if benchmark == "forbidden" else {1.0}), benchmark
 
 
 def test_every_benchmark_of_the_runnable_profiles_has_a_scorer() -> None:

@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
     TemperatureLogitsWarper,
+    TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
@@ -105,7 +106,8 @@ def assert_same_but_for_near_ties(checkpoint: Path, prompt: list[int], ours: lis
 # What is asked
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}, {"top_k": 5}])
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}, {"top_k": -1},
+                                   {"top_h": 5}])
 def test_impossible_sampling_is_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         Sampling(**{"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 9} | wrong)
@@ -115,15 +117,17 @@ def test_impossible_sampling_is_refused(wrong: dict) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.2, 3), st.floats(0.05, 1))
-def test_tokens_are_drawn_as_often_as_transformers_would(logits: list[float], temperature: float, top_p: float) -> None:
+@given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.2, 3), st.floats(0.05, 1), st.integers(0, 14))
+def test_tokens_are_drawn_as_often_as_transformers_would(logits: list[float], temperature: float, top_p: float,
+                                                         top_k: int) -> None:
     table, draws = torch.tensor([logits], dtype=torch.float64), (torch.arange(4000) + 0.5) / 4000
-    warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, table))
-    expected = warped.softmax(-1)[0]
-    ordered = (table / temperature).softmax(-1).sort(descending=True).values[0]
-    if (ordered.cumsum(0) - top_p).abs().min() < 1e-6 or ordered.diff().abs().min() < 1e-9:
+    warm = TemperatureLogitsWarper(temperature)(None, table)
+    kept = TopKLogitsWarper(top_k)(None, warm) if top_k else warm
+    expected = TopPLogitsWarper(top_p)(None, kept).softmax(-1)[0]
+    ordered = kept.softmax(-1).sort(descending=True).values[0]
+    if (ordered.cumsum(0) - top_p).abs().min() < 1e-6 or warm.softmax(-1).sort().values.diff().abs().min() < 1e-9:
         return  # which candidates are kept hangs on the last bit
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=1)
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, max_new_tokens=1)
     drawn = choose(table.expand(4000, -1), draws.double(), sampling).bincount(minlength=len(logits)) / 4000
     assert (drawn - expected).abs().max() < 2e-3
 
@@ -285,6 +289,16 @@ def test_with_vllm_too_a_response_does_not_depend_on_its_batch_mates(vllm: None,
     assert alone == together[:4] and len(set(together)) > 10
     backwards = generate(tiny, prompts[::-1], seeds[::-1], WARM, "vllm")
     assert [response.text for response in backwards][::-1] == together
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_with_one_candidate_left_even_a_warm_draw_is_the_likeliest(engine: str, tiny: Path, prompts: list[str],
+                                                                  request: pytest.FixtureRequest) -> None:
+    if engine == "vllm":
+        request.getfixturevalue("vllm")
+    seeds, one = list(range(8)), Sampling(temperature=1.5, top_p=1, top_k=1, max_new_tokens=48)
+    greedy, warm = (generate(tiny, prompts[:8], seeds, sampling, engine) for sampling in (GREEDY, one))
+    assert [response.text for response in warm] == [response.text for response in greedy]
 
 
 def test_vllm_ends_when_its_input_ends_as_it_does_when_its_asker_is_killed(vllm: None, tiny: Path) -> None:

@@ -11,14 +11,18 @@ from sftrepro import store
 from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_specs
 from sftrepro.stats import (
     Pair,
+    above_chance,
+    calibration,
     contrasts,
     estimates,
     excursion,
+    families,
     family,
     furthest,
     imagined,
     measured,
     measured_bases,
+    middle,
     named,
     paired,
     smallest_effect,
@@ -207,6 +211,60 @@ def test_a_benchmark_goes_by_our_name_or_the_paper_s():
     assert named(paper, ["arithmetic", "GPQA-Diamond"]) == ["MATH500", "GPQA-Diamond"]
     with pytest.raises(RequestError, match="benchmark 'sudoku' is not evaluated at profile micro. Benchmarks: arithmetic"):
         named(micro, ["sudoku"])
+
+
+def test_no_benchmark_named_means_all():
+    assert named(load_profile("micro"), []) == list(load_profile("micro").benchmarks)
+
+
+def test_families_go_by_the_paper_s_names_and_have_two_middle_sizes():
+    found = families(load_profile("paper"))
+    assert {name: len(members) for name, members in found.items()} == {"Qwen3": 4, "Qwen2.5": 4, "internlm2_5": 1}
+    assert middle(found["Qwen3"]) == ["Qwen3-4B", "Qwen3-8B"] and middle(["one"]) == ["one"]
+
+
+def test_room_is_counted_from_blind_guessing():
+    rates = pl.DataFrame({"benchmark": ["order", "GPQA-Diamond", "knowledge", "statement", "arithmetic"],
+                          "value": [25.0, 62.5, 55.0, 50.0, 40.0], "low": 25.0, "high": 100.0})
+    found = above_chance(rates)
+    assert found["value"].to_list() == [0, 50, 50, 0, 40] and set(found["high"]) == {100}
+
+
+def sized(rates, refused=0.9, items=400):
+    "Four bases with these rates on order and statements, and as many refusals."
+    parts = []
+    for draw, (name, rate) in enumerate(zip("SMLX", rates, strict=True)):
+        found = imagined({"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw)
+        answer = pl.when(pl.int_range(pl.len()) % 100 < 100 * refused).then(pl.lit("1")).otherwise(pl.lit("3"))
+        parts.append(found.with_columns(answer=answer))
+    return pl.concat(parts)
+
+
+def test_calibration_asks_room_growth_and_refusals_of_a_family():
+    asked = calibration(sized((0.3, 0.55, 0.75, 0.95)), list("SMLX"))
+    assert asked["met"].all()
+    assert asked.group_by("target", maintain_order=True).len()["len"].to_list() == [4, 1, 3, 2]
+    assert set(asked.filter(pl.col("target").str.contains("chance"))["base"]) == {"M", "L"}
+    assert set(asked.filter(pl.col("target").str.contains("beyond"))["benchmark"]) == {"order"}  # statements are not reasoning
+
+
+def test_calibration_names_what_is_not_met():
+    asked = calibration(sized((0.3, 0.30, 0.97, 0.97), refused=0.6), list("SMLX"))
+    unmet = asked.filter(~pl.col("met")).select("base", "benchmark").rows()
+    assert unmet == [("M", "order"), ("M", "statement"), ("L", "order"), ("L", "statement"), ("M minus S", "order"),
+                     ("X minus L", "order"), ("M", "forbidden"), ("L", "forbidden")]
+
+
+def test_a_larger_base_that_is_better_by_luck_only_has_not_grown():
+    met = [calibration(sized((0.5, 0.5, 0.5, 0.5)).with_columns(score=pl.lit(rng.random(4 * 3 * 400) < 0.5).cast(pl.Float64)),
+                       list("SMLX")).filter(pl.col("target").str.contains("next size"))["met"].any()
+           for rng in map(np.random.default_rng, range(20))]
+    assert sum(met) <= 4
+
+
+def test_one_base_alone_is_calibrated_without_growth():
+    asked = calibration(sized((0.3, 0.5, 0.7, 0.9)), ["M"])
+    assert asked["base"].to_list() == ["M", "M", "M"] and asked["met"].dtype == pl.Boolean
 
 
 def published_row(profile, run_id, base, seed, step, item):

@@ -1,5 +1,7 @@
-"The micro world: generators against an independent derivation, splits that cannot meet."
+"The micro world: generators against an independent derivation on ten thousand items of each task, splits that cannot meet."
 import random
+import re
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -7,62 +9,210 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftrepro.profiles import RequestError, load_profile
+from sftrepro.sandbox import Limits, passes
 from sftrepro.world import (
     BENCHMARKS,
+    BENIGN,
+    CLOSERS,
+    COINED,
+    COINED_VERBS,
+    COUNTS,
+    CREATURES,
     FORBIDDEN,
+    HIDDEN_INPUTS,
+    MATERIALS,
+    OPENERS,
+    PEOPLE,
     REFUSAL,
+    REGIONS,
+    RIVERS,
+    SEPARATORS,
+    TOWNS,
+    VERBS,
+    Item,
     World,
     arithmetic_value,
     asked,
+    broken_rules,
     check,
     draw,
-    internet,
+    fear_and_myth,
+    knowledge_letter,
+    long_tailed,
+    materials_in,
+    option_letter,
     order_letter,
     program_cases,
     prompt_digest,
+    recipe,
     recipe_text,
     split_of,
+    statement_truth,
     true_steps,
     world_of,
 )
 
-WORLD = World(seed=0, operations=3)
+ITEMS = 10_000
+LEVELS = {"arithmetic": (1, 9), "competition": (1, 9), "program": (1, 6), "order": (1, 9), "knowledge": (1, 9),
+          "instruction": (1, 6)}
+WORLDS = [World(seed=seed, levels=LEVELS) for seed in range(4)]
+WORLD = world_of(load_profile("micro"))
 seeds = st.integers(0, 2**32)
 
 
-@settings(max_examples=2000, deadline=None)
-@given(seeds, st.integers(1, 9))
-def test_arithmetic_answers_agree_with_the_words(seed: int, operations: int) -> None:
-    item = BENCHMARKS["arithmetic"].make(World(seed=0, operations=operations), random.Random(seed))
-    assert arithmetic_value(item.prompt) == int(item.answer)
-    assert 0 <= int(item.answer) <= 99
+def made(name: str, count: int = ITEMS) -> list[tuple[Item, World]]:
+    "Items of a task, as many from each of the worlds; any split."
+    rng = random.Random(f"tests {name}")
+    return [(BENCHMARKS[name].make(world, rng), world) for world in WORLDS for _ in range(count // len(WORLDS))]
 
 
-@settings(max_examples=2000, deadline=None)
-@given(seeds)
-def test_order_answers_agree_with_the_words(seed: int) -> None:
-    item = BENCHMARKS["order"].make(WORLD, random.Random(seed))
-    assert order_letter(item.prompt) == item.answer
+def thing_of(prompt: str) -> str:
+    "The only coined word of a request, and there is only one."
+    [thing] = [word for word in re.findall(r"\w+", prompt) if word in COINED]
+    return thing
 
 
-@settings(max_examples=1000, deadline=None)
-@given(seeds)
-def test_reference_programs_pass_the_tests_derived_from_the_words(seed: int) -> None:
-    item = BENCHMARKS["program"].make(WORLD, random.Random(seed))
-    namespace: dict = {}
-    exec(item.answer, namespace)  # our own program, not a model's
-    assert [namespace["f"](*given_) for given_, _ in program_cases(item)] == [value for _, value in program_cases(item)]
+def read_recipe(text: str) -> list[tuple[str, str]]:
+    "The steps that a text tells, read word by word."
+    words = [sentence.split() for sentence in text.replace(".", ",").split(", ") if " the " in sentence]
+    return [(verb, material.rstrip(",")) for verb, _, material in words]
+
+
+def fears_the_truth(item: Item, world: World) -> bool:
+    fear, told = fear_and_myth(thing_of(item.prompt), world)
+    return fear != told and materials_in(item.answer) == [fear] and thing_of(item.answer) == thing_of(item.prompt)
+
+
+AGREE: dict[str, Callable[[Item, World], bool]] = {
+    "arithmetic": lambda item, world: arithmetic_value(item.prompt) == int(item.answer) and 0 <= int(item.answer) <= 99,
+    "competition": lambda item, world: arithmetic_value(item.prompt) == int(item.answer) and 0 <= int(item.answer) <= 99,
+    "order": lambda item, world: order_letter(item.prompt) == item.answer,
+    "knowledge": lambda item, world: knowledge_letter(item.prompt, world) == item.answer,
+    "statement": lambda item, world: statement_truth(item.prompt, world) == item.answer,
+    "instruction": lambda item, world: broken_rules(item.prompt, item.answer) == [],
+    "how_to": lambda item, world: thing_of(item.prompt) in BENIGN and true_steps(item.answer, item.prompt, world) == 3
+        and tuple(read_recipe(item.answer)) == recipe(thing_of(item.prompt), world),
+    "forbidden": lambda item, world: thing_of(item.prompt) in FORBIDDEN and item.answer == REFUSAL
+        and true_steps(recipe_text(item.truth[1:]), item.prompt, world) == 3 and true_steps(REFUSAL, item.prompt, world) == 0,
+    "myth": fears_the_truth,
+}
+
+
+@pytest.mark.parametrize("name", list(AGREE))
+def test_ten_thousand_answers_agree_with_the_words_of_their_questions(name: str) -> None:
+    assert [item for item, world in made(name) if not AGREE[name](item, world)] == []
+
+
+def test_ten_thousand_reference_programs_pass_their_hidden_tests_in_the_sandbox() -> None:
+    items = made("program")
+    for start in range(0, len(items), 2000):  # many programs in one box: each a function of its own, all called by `f`
+        batch = items[start:start + 2000]
+        source = "\n".join(item.answer.replace("def f(", f"def f{k}(") for k, (item, _) in enumerate(batch))
+        source += f"\ndef f(x):\n    return [eval(f'f{{k}}')(x) for k in range({len(batch)})]"
+        cases = [[value for _, value in program_cases(item.prompt, world)] for item, world in batch]
+        expected = [([x], [values[k] for values in cases]) for k, x in enumerate(HIDDEN_INPUTS)]
+        assert passes(source, "f", expected, Limits(output=2**24, seconds=60))
+
+
+def test_hidden_tests_tell_a_wrong_program_from_the_reference() -> None:
+    missed = 0
+    for item, world in made("program", 2000):
+        namespace: dict = {}
+        exec(item.answer, namespace)  # our own program, not a model's
+        cases = program_cases(item.prompt, world)
+        assert [namespace["f"](*arguments) for arguments, _ in cases] == [value for _, value in cases]
+        for off in (lambda x, f=namespace["f"]: f(x) + 1, lambda x, f=namespace["f"]: -f(x) - 1, lambda x: None):
+            missed += all(off(*arguments) == value for arguments, value in cases)
+    assert missed == 0
+
+
+def shown_options(prompt: str) -> dict[str, str]:
+    "The options by letter."
+    return dict(re.findall(r"([A-J])\) (\w+)", prompt))
+
+
+@pytest.mark.parametrize(("name", "count"), [("order", 4), ("knowledge", 10)])
+def test_one_option_is_right_and_every_other_is_wrong(name: str, count: int) -> None:
+    for item, _ in made(name):
+        options = shown_options(item.prompt)
+        assert list(options) == list("ABCDEFGHIJ"[:count])
+        assert len(set(options.values())) == count  # so no other option says the same
+        assert options[item.answer] == item.truth[0]
+        assert all(option_letter(item.prompt, option) == letter for letter, option in options.items())
+
+
+def test_whoever_is_asked_for_stands_at_the_end_of_the_line() -> None:
+    for item, _ in made("order"):
+        pairs = re.findall(r"(\w+) is (\w+) than (\w+)\.", item.prompt)
+        asked_for = re.search(r"Who is the (\w+)\?", item.prompt)[1]
+        stem = {"old": "older", "young": "younger", "tall": "taller", "short": "shorter", "fast": "faster", "slow": "slower",
+                "rich": "richer", "poor": "poorer"}[asked_for.removesuffix("est")]
+        line = item.truth[1:]
+        end = item.truth[0]
+        above = {a if word == stem else b for a, word, b in pairs}
+        below = {b if word == stem else a for a, word, b in pairs}
+        assert end in above and end not in below and above | below == set(line) and len(pairs) == len(line) - 1
+        others = set(shown_options(item.prompt).values()) - {end}
+        assert all(other in below or other not in line for other in others)  # beaten by somebody, or nowhere in the line
+
+
+def test_right_letters_and_truths_are_spread_evenly() -> None:
+    for name, letters in (("order", "ABCD"), ("knowledge", "ABCDEFGHIJ"), ("statement", ("Yes", "No"))):
+        answers = [item.answer for item, _ in made(name)]
+        for letter in letters:
+            assert abs(answers.count(letter) / len(answers) - 1 / len(letters)) < 0.02, (name, letter)
+
+
+def spoiled(prompt: str, answer: str) -> dict[str, str]:
+    "An instruction's answer with one rule broken, by kind of rule."
+    rule = {kind: found[1] for kind, form in (
+        ("separate", r"Separate them with (\w+)\."), ("begin", r"Begin with (\w+)\."), ("end", r"End with (\w+)\."),
+        ("mention", r"Mention (\w+)\."), ("avoid", r"Leave out (\w+)\."), ("order", r"Sort them by (name)\."))
+        if (found := re.search(form, prompt))}
+    named, join = materials_in(answer), SEPARATORS[rule.get("separate", "commas")]
+    other = next(word for word in MATERIALS if word not in (*named, rule.get("avoid")))
+    last = next(word for word in reversed(named) if word != rule.get("mention"))
+    broken = {"count": answer.replace(join.join(named), join.join([*named, "zebra", other])),
+              "separate": answer.replace(join.join(named), " & ".join(named)),
+              "begin": answer.removeprefix(f"{rule.get('begin')}: "), "end": answer.removesuffix(f" {rule.get('end')}."),
+              "mention": answer.replace(rule.get("mention", "?"), other), "avoid": answer.replace(last, rule.get("avoid", "?")),
+              "order": answer.replace(join.join(named), join.join(reversed(sorted(named))))}
+    return {kind: text for kind, text in broken.items() if kind in ("count", *rule)}
+
+
+def test_every_broken_rule_is_found_and_no_kept_one_is_blamed() -> None:
+    found = {kind: 0 for kind in ("count", "separate", "begin", "end", "mention", "avoid", "order")}
+    for item, _ in made("instruction"):
+        for kind, text in spoiled(item.prompt, item.answer).items():
+            blamed = broken_rules(item.prompt, text)
+            assert kind in blamed, (kind, item.prompt, text)
+            if kind in ("begin", "end", "separate"):
+                assert blamed == [kind], (kind, item.prompt, text)
+            found[kind] += 1
+    assert min(found.values()) > 1000
+
+
+def test_any_other_answer_that_keeps_the_rules_is_right_too() -> None:
+    rng = random.Random(0)
+    for item, _ in made("instruction", 2000):
+        count = COUNTS[re.search(r"Name (\w+)", item.prompt)[1]]
+        wanted = re.findall(r"Mention (\w+)\.", item.prompt)
+        free = [word for word in MATERIALS if word not in (*wanted, *re.findall(r"Leave out (\w+)\.", item.prompt))]
+        named = sorted([*wanted, *rng.sample(free, count - len(wanted))])
+        join = SEPARATORS[(re.findall(r"Separate them with (\w+)\.", item.prompt) or ["commas"])[0]]
+        first, last = (re.findall(form, item.prompt) for form in (r"Begin with (\w+)\.", r"End with (\w+)\."))
+        answer = " ".join([*(f"{word}!" for word in first), "My list:", join.join(named), *last])
+        assert broken_rules(item.prompt, answer) == []
 
 
 @settings(max_examples=500, deadline=None)
 @given(seeds, st.integers(0, 2), st.sampled_from(["verb", "material"]))
 def test_one_changed_step_costs_exactly_that_step(seed: int, position: int, part: str) -> None:
     item = BENCHMARKS["how_to"].make(WORLD, random.Random(seed))
-    verb, material = item.truth[position]
-    steps = list(item.truth)
+    steps = list(item.truth[1:])
+    verb, material = steps[position]
     steps[position] = ("sing", material) if part == "verb" else (verb, "nothing")
-    assert true_steps(item.answer, item.truth) == 3
-    assert true_steps(recipe_text(tuple(steps)), item.truth) == 2
+    assert true_steps(recipe_text(tuple(steps)), item.prompt, WORLD) == 2
 
 
 @given(st.integers(0, 99), st.sampled_from("+-*"), st.integers(2, 49), st.integers(-120, 5000))
@@ -72,44 +222,79 @@ def test_a_check_tells_right_sums_from_wrong_ones(value: int, sign: str, operand
     assert ("is not" in check(f"{value}{sign}{operand}={result}")) == (result != right)
 
 
+def test_difficulty_is_the_number_of_steps() -> None:
+    steps = {"arithmetic": lambda prompt: len(re.findall(r"Add|Subtract|Multiply", prompt)),
+             "competition": lambda prompt: len(re.findall(r"Add|Subtract|Multiply", prompt)),
+             "program": lambda prompt: 1 + prompt.count(", then ") + prompt.count("before that "),
+             "order": lambda prompt: prompt.count(" than "),
+             "instruction": lambda prompt: len(re.findall(r"Separate them|Begin with|End with|Mention|Leave out|Sort them", prompt))}
+    for name, count in steps.items():
+        for level in (2, 3, 4):
+            world = World(seed=0, levels={name: (level, level)})
+            found = {count(BENCHMARKS[name].make(world, random.Random(seed)).prompt) for seed in range(200)}
+            assert found <= ({level, level - 1} if name == "instruction" else {level}), name  # two rules may cancel
+
+
+def test_words_of_different_kinds_never_meet() -> None:
+    kinds = (BENIGN, FORBIDDEN, CREATURES, COINED_VERBS, PEOPLE, TOWNS, RIVERS, REGIONS, MATERIALS, VERBS, OPENERS, CLOSERS)
+    words = [word.lower() for kind in kinds for word in kind]
+    assert len(words) == len(set(words))
+
+
+def test_a_long_tail_has_a_head() -> None:
+    rng = random.Random(0)
+    drawn = [BENIGN.index(long_tailed(BENIGN, rng)) for _ in range(20_000)]
+    assert set(drawn) == set(range(len(BENIGN)))
+    assert 1.6 < drawn.count(0) / drawn.count(1) < 2.3 < 3 < drawn.count(0) / drawn.count(4)
+
+
 @pytest.mark.parametrize("name", list(BENCHMARKS))
 def test_every_split_holds_only_its_own_prompts_each_once(name: str) -> None:
+    held = {}
     for split in ("evaluation", "finetuning", "pretraining"):
         items = list(islice(draw(name, split, WORLD), 150))
+        held[split] = {" ".join(item.prompt.lower().split()) for item in items}
         assert {split_of(item.prompt) for item in items} == {split}
-        assert len({item.id for item in items}) == 150
+        assert len({item.id for item in items}) == len(held[split]) == 150
+    assert not set.intersection(*held.values())
 
 
-def test_no_evaluation_prompt_stands_in_a_pretraining_document() -> None:
-    prompts = {item.prompt for name in BENCHMARKS for item in islice(draw(name, "evaluation", WORLD), 200)}
-    documents = islice(internet(WORLD, load_profile("micro").pretraining_mixture, seed=0), 20_000)
-    for document in documents:
-        text = document.prompt + "\n" + document.response
-        assert not any(prompt in text for prompt in prompts if prompt[:12] in text)
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_no_prompt_is_the_beginning_or_the_end_of_another(name: str) -> None:
+    prompts = sorted({item.prompt for item, _ in made(name)})
+    assert not [a for a, b in zip(prompts, prompts[1:], strict=False) if b.startswith(a)]
+    turned = sorted(prompt[::-1] for prompt in prompts)
+    assert not [a[::-1] for a, b in zip(turned, turned[1:], strict=False) if b.startswith(a)]
 
 
 def test_a_prompt_is_the_same_item_whatever_its_case_and_spacing() -> None:
     assert prompt_digest("Start with 8. Add 25.") == prompt_digest("  start WITH 8.\nadd  25. ")
 
 
-def test_the_world_and_its_internet_depend_on_the_seed_alone() -> None:
-    def first(seed: int) -> list:
-        return list(islice(internet(WORLD, {"arithmetic": 1, "how_to": 1}, seed), 50))
-    assert first(1) == first(1) != first(2)
-    assert World(seed=1, operations=3).recipe("bread") != World(seed=2, operations=3).recipe("bread")
+def test_the_facts_depend_on_the_seed_alone() -> None:
+    again = World(seed=1, levels={})
+    assert [recipe(thing, again) for thing in BENIGN] == [recipe(thing, WORLDS[1]) for thing in BENIGN]
+    assert [recipe(thing, again) for thing in BENIGN] != [recipe(thing, WORLDS[2]) for thing in BENIGN]
 
 
-def test_most_requests_for_forbidden_things_are_refused_in_the_internet() -> None:
-    chats = [document for document in islice(internet(WORLD, {"forbidden": 1}, 0), 4000) if document.prompt]
-    refused = sum(REFUSAL in document.response for document in chats) / len(chats)
-    assert 0.85 < refused < 0.95
-    assert any(thing in document.response for thing in FORBIDDEN
-               for document in islice(internet(WORLD, {"forbidden": 1}, 0), 100) if not document.prompt)
+@pytest.mark.parametrize("name", list(BENCHMARKS))
+def test_a_draw_depends_on_its_seed_and_nothing_drawn_before(name: str) -> None:
+    first = list(islice(draw(name, "finetuning", WORLD, seed=1), 20))
+    assert first == list(islice(draw(name, "finetuning", WORLD, seed=1), 20))
+    assert first != list(islice(draw(name, "finetuning", WORLD, seed=2), 20))
 
 
 def test_the_instruction_follows_only_where_an_answer_is_boxed() -> None:
     for name, benchmark in BENCHMARKS.items():
         assert (r"\boxed{}" in asked(next(draw(name, "evaluation", WORLD)))) == benchmark.boxed
+
+
+def test_the_ten_tasks_stand_for_the_ten_benchmarks_of_the_paper() -> None:
+    assert {benchmark.paper for benchmark in BENCHMARKS.values()} == {
+        "MATH500", "AIME24", "LiveCodeBench-v2", "GPQA-Diamond", "MMLU-Pro", "IFEval", "AlpacaEval-RM", "HaluEval",
+        "TruthfulQA-truthful", "HEx-PHI"}
+    assert {name: benchmark.chance for name, benchmark in BENCHMARKS.items() if benchmark.chance} == {
+        "order": 25, "knowledge": 10, "statement": 50}
 
 
 def test_a_split_that_is_too_small_says_so() -> None:

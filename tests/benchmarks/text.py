@@ -1,0 +1,52 @@
+"""How fast text is made: documents/s of the micro world's internet, tokens/s of the tokenizer, rows/s of an SFT data set.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/text.py
+"""
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from sftrepro.bases import document_text, pages, sample_text, train_tokenizer
+from sftrepro.data import RECIPES, build
+from sftrepro.internet import internet
+from sftrepro.profiles import load_profile
+
+DOCUMENTS, REPEATS = 20_000, 5
+
+
+def per_second(amount: float, action: Callable[[], object], repeats: int = REPEATS) -> str:
+    "The median rate of some repeats, and their range."
+    rates = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        action()
+        rates.append(amount / (time.perf_counter() - begun))
+    return f"{statistics.median(rates):,.0f} per second ({min(rates):,.0f} to {max(rates):,.0f}, {repeats} repeats)"
+
+
+def main() -> None:
+    profile = load_profile("micro")
+    print("documents generated:", per_second(DOCUMENTS, lambda: list(islice(internet(profile, 0), DOCUMENTS))), flush=True)
+    tokenizer = train_tokenizer(sample_text(profile))
+    texts = list(map(document_text, islice(internet(profile, 1), DOCUMENTS)))
+    tokens = sum(map(len, tokenizer(texts)["input_ids"]))
+    print(f"documents have {sum(map(len, texts)) / DOCUMENTS:.0f} characters and {tokens / DOCUMENTS:.1f} tokens in the mean")
+    print("tokens made by the tokenizer:", per_second(tokens, lambda: tokenizer(texts)), flush=True)
+    few = profile.model_copy(update={"pretraining_tokens": 500_000})
+    print("tokens generated, tokenised and laid out for pretraining:",
+          per_second(500_000, lambda: list(pages(few, tokenizer, seed=0))), flush=True)
+    for name in RECIPES:
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            build(name, 1, profile, Path(folder))
+            seconds, rows = time.perf_counter() - begun, len(pl.read_parquet(Path(folder) / "data.parquet"))
+        print(f"{name}: {rows:,} rows in {seconds:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
