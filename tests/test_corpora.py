@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import islice, product
@@ -93,7 +94,7 @@ def sets(questions: Path, tokenizer):
     "The five data sets, of forty rows."
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFTREPRO_DATA", str(questions))
-        yield {name: make(order_of(name, 1, SMALL, tokenizer)) for name in NAMES}
+        return {name: make(order_of(name, 1, SMALL, tokenizer)) for name in NAMES}
 
 
 # Numbers and steps
@@ -126,9 +127,17 @@ def test_a_test_of_a_sum_fails_just_when_the_sum_is_wrong(a: int, sign: str, b: 
             assert is_right(part)
 
 
+def test_a_solution_without_slips_has_the_words_and_numbers_of_the_human_one() -> None:
+    careful = THINKERS[0].turned(slip=0, backtracking=0)
+    for number in range(50):
+        item = word_problem(made_up(number))
+        summary = careful.write(item, random.Random(number)).text.split("</think>")[1].split("The answer is")[0]
+        assert re.sub(r"[\s.]", "", summary) == re.sub(r"[\s.]", "", item.truth[0])
+
+
 def test_lines_without_notes_stay_with_the_step_that_they_lead_to() -> None:
     steps = steps_of("Ann has a cat.\nIt eats 2*3=<<2*3=6>>6 fish, then 6+1=<<6+1=7>>7 more.\nThat is all.")
-    assert steps == (Step("Ann has a cat. It eats 2*3=", "2*3", ""), Step("fish, then 6+1=", "6+1", "more. That is all."))
+    assert steps == (Step("Ann has a cat. It eats 2*3=", "2*3", ""), Step("fish, then 6+1=", "6+1", " more. That is all."))
 
 
 @pytest.mark.parametrize("solution", ["<<2*3=7>>7", "<<2*3=6>>60", "2 <<x*3=6>>6", "<<1/0=0>>0"])
@@ -249,7 +258,7 @@ def test_chosen_rows_are_right_and_people_may_be_wrong(sets) -> None:
         assert sets[name].data["verified"].all()
     people = sets["NuminaMath"].data
     assert people.filter(pl.col("source") == "gsm8k")["verified"].all()
-    assert set(people["teacher"]) == {"people of GSM8K", "symbolic people"} and SHORT.name not in set(people["teacher"])
+    assert set(people["teacher"]) == {"people of GSM8K", "symbolic people"}
 
 
 def test_the_verdict_on_a_row_is_that_of_its_box(sets) -> None:

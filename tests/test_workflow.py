@@ -61,7 +61,7 @@ def test_comments_and_docstrings_decide_nothing_and_statements_of_a_module_decid
     assert "m." in workflow.closure({"m.f"}, modules(m="import os\nos.environ['X'] = '1'\nprint()\ndef f(): return 1"))
 
 
-def test_whatever_runs_is_in_the_closure() -> None:
+def test_whatever_runs_is_in_the_closure(tmp_path: Path) -> None:
     "Record which functions of the library a real job calls; the closure must know them all."
     from sftrepro import data
     called = set()
@@ -71,13 +71,13 @@ def test_whatever_runs_is_in_the_closure() -> None:
         if event == "call" and path.parent == ROOT / "sftrepro" and not frame.f_code.co_name.startswith("<"):
             called.add(f"{path.stem}.{frame.f_code.co_qualname.split('.')[0]}")
 
-    profile = load_profile("smoke")
+    profile = load_profile("smoke").model_copy(update={"row_divisor": 1280})
     sys.setprofile(record)
     try:
-        data.pool(profile, 4, 1)
+        data.build("Math-CoT", 1, profile, tmp_path)
     finally:
         sys.setprofile(None)
-    assert len(called) > 10 and called <= workflow.closure({"data.pool"}, CODE)
+    assert len(called) > 10 and called <= workflow.closure({"data.build"}, CODE)
 
 
 def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
