@@ -103,11 +103,12 @@ def blocks(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int) -> I
                 block, left = {key: [] for key in PADDING}, left - 1
             block = {key: tokens + row[key] for key, tokens in block.items()}
 
-# %% ../nbs/05_bases.ipynb #52ecffca
+# %% ../nbs/05_bases.ipynb #9903c56d
 def pretraining_arguments(profile: Profile, folder: Path) -> TrainingArguments:
     "AdamW with a warm-up of 2% and a cosine to zero, in bfloat16 with float32 weights; 16 blocks (4,096 tokens) a step."
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=16, num_train_epochs=1,
+        train_sampling_strategy="sequential",
         learning_rate=profile.pretraining_learning_rate, lr_scheduler_type="cosine", warmup_steps=0.02,
         weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, seed=profile.world_seed, logging_steps=20, bf16=True,
         save_steps=400, save_total_limit=1, report_to=[], use_cpu=not torch.cuda.is_available())
