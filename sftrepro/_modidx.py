@@ -586,6 +586,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.world.World': ('world.html#world', 'sftrepro/world.py'),
                                 'sftrepro.world.World.fact': ('world.html#world.fact', 'sftrepro/world.py'),
                                 'sftrepro.world.World.level': ('world.html#world.level', 'sftrepro/world.py'),
+                                'sftrepro.world.World.words': ('world.html#world.words', 'sftrepro/world.py'),
                                 'sftrepro.world.algorithm_question': ('world.html#algorithm_question', 'sftrepro/world.py'),
                                 'sftrepro.world.apply': ('world.html#apply', 'sftrepro/world.py'),
                                 'sftrepro.world.arithmetic': ('world.html#arithmetic', 'sftrepro/world.py'),

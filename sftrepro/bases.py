@@ -103,13 +103,13 @@ def blocks(profile: Profile, tokenizer: PreTrainedTokenizerFast, seed: int) -> I
                 block, left = {key: [] for key in PADDING}, left - 1
             block = {key: tokens + row[key] for key, tokens in block.items()}
 
-# %% ../nbs/05_bases.ipynb #9903c56d
-def pretraining_arguments(profile: Profile, folder: Path) -> TrainingArguments:
+# %% ../nbs/05_bases.ipynb #4eb0021f
+def pretraining_arguments(base: BaseSpec, profile: Profile, folder: Path) -> TrainingArguments:
     "AdamW with a warm-up of 2% and a cosine to zero, in bfloat16 with float32 weights; 16 blocks (4,096 tokens) a step."
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=16, num_train_epochs=1,
         train_sampling_strategy="sequential",
-        learning_rate=profile.pretraining_learning_rate, lr_scheduler_type="cosine", warmup_steps=0.02,
+        learning_rate=profile.pretraining_learning_rate * 64 / base.hidden, lr_scheduler_type="cosine", warmup_steps=0.02,
         weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0, seed=profile.world_seed, logging_steps=20, bf16=True,
         save_steps=400, save_total_limit=1, report_to=[], use_cpu=not torch.cuda.is_available())
 
@@ -118,7 +118,7 @@ def last_checkpoint(folder: Path) -> str | None:
     "The newest checkpoint of a trainer's folder, if there is one."
     return get_last_checkpoint(str(folder)) if folder.exists() else None
 
-# %% ../nbs/05_bases.ipynb #665481ba
+# %% ../nbs/05_bases.ipynb #4a1781e3
 def pretrain(base: BaseSpec,
              profile: Profile,
              folder: Path,      # gets config, tokenizer and bf16 safetensors; continues what is already there
@@ -129,7 +129,7 @@ def pretrain(base: BaseSpec,
     tokenizer = train_tokenizer(sample_text(profile))
     model = new_model(base, tokenizer, seed=profile.world_seed)
     data = Dataset.from_list(list(blocks(profile, tokenizer, seed=base.draw)))
-    trainer = Trainer(model, pretraining_arguments(profile, folder), train_dataset=data)
+    trainer = Trainer(model, pretraining_arguments(base, profile, folder), train_dataset=data)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     write_table(folder / "pretraining.parquet", pl.DataFrame([row for row in trainer.state.log_history if "loss" in row]))
     model.to(torch.bfloat16).save_pretrained(folder)

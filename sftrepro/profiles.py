@@ -62,14 +62,14 @@ class BenchmarkSize(Frozen):
     items: int = Field(ge=1)   # items, the same ones at every checkpoint
     trials: int = Field(ge=1)  # responses sampled per item (avg@k of the paper)
 
-# %% ../nbs/01_profiles.ipynb #8a89802d
+# %% ../nbs/01_profiles.ipynb #5c21c8fb
 def table(text: str | dict) -> dict:  # `name=value name=value ...`
     "Split a table-valued setting; a dict passes through."
     return text if isinstance(text, dict) else dict(pair.split("=") for pair in text.split())
 
 def ranges(text: str | dict) -> dict:  # `name=LOW-HIGH ...`
     "Split the `difficulty` setting."
-    return {name: tuple(str(steps).split("-")) if isinstance(steps, str) else steps for name, steps in table(text).items()}
+    return {name: tuple(limits.split("-")) if isinstance(limits, str) else limits for name, limits in table(text).items()}
 
 def sizes(text: str | dict) -> dict:  # `name=ITEMSxTRIALS ...`
     "Split the `benchmarks` setting."
@@ -85,7 +85,7 @@ Table = Annotated[dict[str, float], BeforeValidator(table)]
 Ranges = Annotated[dict[str, tuple[int, int]], BeforeValidator(ranges)]
 Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(sizes)]
 
-# %% ../nbs/01_profiles.ipynb #2e22efc6
+# %% ../nbs/01_profiles.ipynb #1e188aec
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
@@ -103,11 +103,11 @@ class Profile(Frozen):
     precision: Literal["float32", "bfloat16"]        # of parameters and optimizer state
     world_seed: int = Field(ge=0)                    # the draw of the micro world
     pretraining_tokens: int = Field(ge=0)            # tokens seen by a base that is pretrained here
-    pretraining_learning_rate: float = Field(ge=0)
+    pretraining_learning_rate: float = Field(ge=0)   # peak, at a width of 64; it falls with the width
     pretraining_mixture: Table                       # weight of each task's documents
     pretraining_kinds: Table                         # shares of plain, direct and reasoned documents
     pretraining_compliance: float = Field(ge=0, le=1)  # share of the chats about forbidden things that comply
-    difficulty: Ranges                               # fewest and most steps of each task's items
+    difficulty: Ranges                               # of each task: fewest and most steps, or first and last rank of its words
     queries: Literal["world", "gsm8k", "openr1"]     # where the questions to finetune on come from (paper: OpenR1-Math-220k)
     candidates: int = Field(ge=1)                    # teacher's solutions per query (paper: 32)
     engine: Literal["transformers", "vllm"]

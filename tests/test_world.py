@@ -53,8 +53,8 @@ from sftrepro.world import (
 )
 
 ITEMS = 10_000
-LEVELS = {"arithmetic": (1, 9), "competition": (1, 9), "program": (1, 6), "order": (1, 9), "knowledge": (1, 9),
-          "instruction": (1, 6)}
+LEVELS = {"arithmetic": (1, 9), "competition": (1, 9), "program": (1, 6), "order": (1, 9), "knowledge": (1, 8),
+          "instruction": (1, 6), "how_to": (1, 240), "statement": (1, 120), "myth": (1, 80), "forbidden": (1, 80)}
 WORLDS = [World(seed=seed, levels=LEVELS) for seed in range(4)]
 WORLD = world_of(load_profile("micro"))
 seeds = st.integers(0, 2**32)
@@ -233,6 +233,17 @@ def test_difficulty_is_the_number_of_steps() -> None:
             world = World(seed=0, levels={name: (level, level)})
             found = {count(BENCHMARKS[name].make(world, random.Random(seed)).prompt) for seed in range(200)}
             assert found <= ({level, level - 1} if name == "instruction" else {level}), name  # two rules may cancel
+
+
+def test_difficulty_of_recall_is_the_rank_of_the_words() -> None:
+    tasks = {"how_to": BENIGN, "forbidden": FORBIDDEN, "myth": CREATURES, "statement": PEOPLE}
+    for name, words in tasks.items():
+        world, rng = World(seed=0, levels={name: (11, 20)}), random.Random(name)
+        prompts = [BENCHMARKS[name].make(world, rng).prompt for _ in range(400)]
+        asked_about = {word for word in words if any(re.search(rf"\b{word}\b", prompt) for prompt in prompts)}
+        assert asked_about == set(words[10:20]), name
+        with pytest.raises(RequestError, match=f"difficulty {name}=1-999"):
+            BENCHMARKS[name].make(World(seed=0, levels={name: (1, 999)}), rng)
 
 
 def test_words_of_different_kinds_never_meet() -> None:
