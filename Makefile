@@ -14,10 +14,11 @@ rebuild: setup  ## the book and everything below it: bases, data, runs, results
 
 test: setup  ## everything that must hold before a change lands
 	./setup.sh chromium
+	.venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-deps --requirement requirements-small.lock
 	bash tests/run
 
 setup:  ## .venv and the system's packages
-	./setup.sh bubblewrap
+	./setup.sh bubblewrap gcc
 
 lock: setup  ## requirements*.lock from what is installed in .venv
 	.venv/bin/python tools/lock.py

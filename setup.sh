@@ -13,11 +13,16 @@ give_up() { echo "setup: $*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 # --- the system's packages ---------------------------------------------------------------------------------------
-declare -A provides=([bubblewrap]=bwrap [chromium]=chromium)
+declare -A provides=([bubblewrap]=bwrap [chromium]=chromium [gcc]=gcc)
 missing=()
 for package in "$@"; do command -v "${provides[$package]}" >/dev/null || missing+=("$package"); done
-if ! command -v python3.11 >/dev/null; then missing+=(python3.11 python3.11-venv)
-elif ! python3.11 -c 'import ensurepip, venv' 2>/dev/null; then missing+=(python3.11-venv); fi
+# pycosat, which reasoning-gym needs, comes as C code alone
+headers='import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
+if ! command -v python3.11 >/dev/null; then missing+=(python3.11 python3.11-venv python3.11-dev)
+else
+    python3.11 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3.11-venv)
+    python3.11 -c "$headers" || missing+=(python3.11-dev)
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing ${missing[*]} with apt-get"
     if ! { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \

@@ -521,6 +521,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.workflow.Job.name': ('workflow.html#job.name', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.JobFailed': ('workflow.html#jobfailed', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.Module': ('workflow.html#module', 'sftrepro/workflow.py'),
+                                   'sftrepro.workflow.base_job': ('workflow.html#base_job', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.base_jobs': ('workflow.html#base_jobs', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.book_inputs': ('workflow.html#book_inputs', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.book_reasons': ('workflow.html#book_reasons', 'sftrepro/workflow.py'),

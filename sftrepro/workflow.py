@@ -5,14 +5,14 @@ __all__ = ['FUNCTIONS', 'SCOPES', 'Library', 'ENTRIES', 'WHICH', 'Goal', 'QUIET'
            'without_docstrings', 'code_digest', 'Definition', 'Module', 'targets', 'imported', 'imports_of',
            'parse_module', 'resolve', 'define', 'library', 'closure', 'Chapter', 'parameters_of', 'read_chapter',
            'chapters', 'find_chapter', 'entries', 'Job', 'build_root', 'site_folder', 'executed_file',
-           'evaluation_jobs', 'base_jobs', 'data_job', 'run_jobs', 'results_needed', 'chapter_job', 'jobs',
+           'evaluation_jobs', 'base_job', 'base_jobs', 'data_job', 'run_jobs', 'results_needed', 'chapter_job', 'jobs',
            'settings_used', 'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs',
            'Inputs', 'Flow', 'flow', 'differences', 'in_words', 'sealed', 'results_reasons', 'file_digest',
            'chapter_reasons', 'book_reasons', 'reasons', 'plan', 'check_bases', 'check_results', 'work', 'checkpoints',
            'make', 'damaged', 'checked', 'converted', 'JobFailed', 'noted_reads', 'execute', 'chapter_error',
            'run_chapter', 'render', 'do']
 
-# %% ../nbs/15_workflow.ipynb #624c8570
+# %% ../nbs/15_workflow.ipynb #7c27cd1b
 import ast
 import importlib
 import json
@@ -30,6 +30,7 @@ import papermill
 from . import store
 from sftrepro.profiles import (
     ROOT,
+    BaseSpec,
     Frozen,
     Profile,
     RequestError,
@@ -228,8 +229,8 @@ def find_chapter(name: str,   # `22`, `dip` or `22_dip_and_recovery`
         raise RequestError(f"chapter {name!r} {problem}. Chapters: {', '.join(chapters())}")
     return found[0]
 
-# %% ../nbs/15_workflow.ipynb #ab39707f
-ENTRIES = {"pretrain": ("bases.pretrain",), "train": ("sft.train",),
+# %% ../nbs/15_workflow.ipynb #887562a9
+ENTRIES = {"pretrain": ("bases.pretrain",), "fetch": ("bases.load_base",), "train": ("sft.train",),
            "generate": ("evaluate.generate_responses",), "score": ("evaluate.score_responses", "store.publish_results")}
 
 def entries(kind: str, profile: Profile) -> tuple[str, ...]:
@@ -238,7 +239,7 @@ def entries(kind: str, profile: Profile) -> tuple[str, ...]:
 
 class Job(Frozen):
     "One node of the graph of work."
-    kind: Literal["pretrain", "data", "train", "generate", "score", "chapter", "book"]
+    kind: Literal["pretrain", "fetch", "data", "train", "generate", "score", "chapter", "book"]
     key: str                     # a base, a data set and its seed, a run id, or a chapter
     needs: tuple[str, ...] = ()  # names of jobs
     spec: dict = {}              # values that decide the result, beside the settings
@@ -262,20 +263,24 @@ def executed_file(profile: Profile, stem: str) -> Path:
     "Where a chapter's executed notebook goes."
     return build_root() / "executed" / profile.name / f"{stem}.ipynb"
 
-# %% ../nbs/15_workflow.ipynb #22af52f2
+# %% ../nbs/15_workflow.ipynb #2de99002
 def evaluation_jobs(profile: Profile, key: str, needs: str) -> list[Job]:
     "Generation and scoring for a run or a base."
     folder = store.run_folder(profile.name, key)
     return [Job(kind="generate", key=key, needs=(needs,), output=folder / "responses"),
             Job(kind="score", key=key, needs=(f"generate/{key}",), output=folder / "eval")]
 
-def base_jobs(profile: Profile) -> list[Job]:
-    "Pretraining each base, and evaluating it before any finetuning."
-    return [job for base in profile.bases for job in (
-        Job(kind="pretrain", key=base.name, spec=base.model_dump(mode="json"), output=store.base_folder(profile, base.name)),
-        *evaluation_jobs(profile, base.name, f"pretrain/{base.name}"))]
+def base_job(profile: Profile, base: BaseSpec) -> Job:
+    "Pretraining a micro base, or fetching a real one."
+    return Job(kind="fetch" if base.repo else "pretrain", key=base.name, spec=base.model_dump(mode="json"),
+               output=store.base_folder(profile, base.name))
 
-# %% ../nbs/15_workflow.ipynb #ea4e059a
+def base_jobs(profile: Profile) -> list[Job]:
+    "Making each base, and evaluating it before any finetuning."
+    return [job for base in profile.bases for job in (
+        base_job(profile, base), *evaluation_jobs(profile, base.name, base_job(profile, base).name))]
+
+# %% ../nbs/15_workflow.ipynb #ac49845d
 def data_job(profile: Profile, spec: RunSpec) -> Job:
     "Making the data set of a run."
     return Job(kind="data", key=f"{spec.data}-seed{spec.seed}", spec={"data": spec.data, "seed": spec.seed},
@@ -283,10 +288,10 @@ def data_job(profile: Profile, spec: RunSpec) -> Job:
 
 def run_jobs(profile: Profile) -> list[Job]:
     "Data, training and evaluation of each run; runs may share a data set."
-    jobs = []
+    jobs, bases = [], {base.name: base_job(profile, base).name for base in profile.bases}
     for spec in run_specs(profile):
         train = Job(kind="train", key=spec.run_id, spec=spec.model_dump(mode="json"),
-                    needs=(f"pretrain/{spec.base}", data_job(profile, spec).name),
+                    needs=(bases[spec.base], data_job(profile, spec).name),
                     output=store.run_folder(profile.name, spec.run_id))
         jobs += [data_job(profile, spec), train, *evaluation_jobs(profile, spec.run_id, train.name)]
     return jobs
@@ -490,13 +495,13 @@ def check_results(this: Flow, stems: list[str]) -> None:
         if results := this.jobs[f"chapter/{stem}"].spec["results"]:
             store.read_results(this.profile, results, f"chapter {stem}")
 
-# %% ../nbs/15_workflow.ipynb #e6bc75ea
+# %% ../nbs/15_workflow.ipynb #e5028ee7
 def work(job: Job, this: Flow, folder: Path) -> None:
     "Call the library's function for a job below the chapters."
     entry, profile = entries(job.kind, this.profile)[0], this.profile
     function = getattr(importlib.import_module(f"sftrepro.{entry.split('.')[0]}"), entry.split(".")[1])
     match job.kind:
-        case "pretrain":
+        case "pretrain" | "fetch":
             function(next(base for base in profile.bases if base.name == job.key), profile, folder)
         case "data":
             function(job.spec["data"], job.spec["seed"], profile, folder)
@@ -508,11 +513,11 @@ def work(job: Job, this: Flow, folder: Path) -> None:
             results = function(profile, job.key, this.jobs[job.needs[0]].output, folder)
             store.publish_results(profile, job.key, results, this.inputs[job.name])
 
-# %% ../nbs/15_workflow.ipynb #47fecf38
+# %% ../nbs/15_workflow.ipynb #a5f498e8
 def checkpoints(job: Job, this: Flow) -> dict[int, Path]:
     "The checkpoints of the run or base that a generation job asks, by step."
     source = this.jobs[job.needs[0]]
-    if source.kind == "pretrain":
+    if source.kind in ("pretrain", "fetch"):
         return {0: source.output}
     return {step: source.output / f"step-{step:06d}" for step in checkpoint_steps(RunSpec(**source.spec))}
 

