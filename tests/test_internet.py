@@ -142,7 +142,7 @@ def test_every_sum_of_the_internet_is_right(name: str) -> None:
 
 
 def test_every_fact_that_is_stated_is_so(sample: list[Document]) -> None:
-    forms = {"town": r"(\w+) lives in (\w+)\.", "craft": r"(\w+) works as a (\w+)\.", "river": r"(\w+) lies on the river (\w+)\.",
+    forms = {"town": r"(\w+) lives in (\w+)\.", "craft": r"The craft of (\w+) is (\w+)\.", "river": r"(\w+) lies on the river (\w+)\.",
              "region": r"(\w+) belongs to (\w+)\."}
     seen = Counter()
     for found in sample:
