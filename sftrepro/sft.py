@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['IGNORED', 'tokenise', 'training_rows', 'arguments', 'step_folder', 'Grid', 'tokens_per_step', 'training_log', 'train']
 
-# %% ../nbs/06_sft.ipynb #a0d3dc69
+# %% ../nbs/06_sft.ipynb #628bf511
 import shutil
 import time
 from pathlib import Path
@@ -22,8 +22,9 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 
 from .bases import last_checkpoint
+from .data import data_set
 from .profiles import RequestError, RunSpec, checkpoint_steps, load_profile
-from .store import base_folder, data_folder, read_table, write_json, write_table
+from .store import base_folder, data_folder, write_json, write_table
 
 # %% ../nbs/06_sft.ipynb #3247b895
 IGNORED = -100
@@ -38,13 +39,16 @@ def tokenise(tokenizer: PreTrainedTokenizerBase,
     answer = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     return {"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer}
 
-# %% ../nbs/06_sft.ipynb #590361f7
+# %% ../nbs/06_sft.ipynb #431509c1
 def training_rows(spec: RunSpec,
                   tokenizer: PreTrainedTokenizerBase,
-                  data: pl.DataFrame,  # a data set of chapter 04
-                  ) -> Dataset:        # the first `spec.rows`, in order; raises RequestError if one is too long
+                  data: Dataset,  # a data set of chapter 04
+                  ) -> Dataset:   # the first `spec.rows`, in order; raises RequestError if there are fewer, or one is too long
     "The rows of a run, tokenised."
-    rows = [tokenise(tokenizer, row["messages"], row["response"]) for row in data.head(spec.rows).iter_rows(named=True)]
+    if len(data) < spec.rows:
+        raise RequestError(f"{spec.data} has {len(data)} rows and the run needs {spec.rows}. Make it again: "
+                           f"make rebuild PROFILE={spec.profile}")
+    rows = [tokenise(tokenizer, row["messages"], row["response"]) for row in data.take(spec.rows)]
     if long := sum(len(row["input_ids"]) > spec.max_length for row in rows):
         raise RequestError(f"{long} of {len(rows)} rows of {spec.data} are longer than {spec.max_length} tokens. "
                            f"Raise max_length in settings.ini [{spec.profile}]")
@@ -104,7 +108,7 @@ def training_log(history: list[dict],  # the trainer's
     rows = [{name: float(row[name]) for name in columns} for row in history if "loss" in row]
     return pl.DataFrame(rows).cast(columns).with_columns(tokens=pl.Series(tokens))
 
-# %% ../nbs/06_sft.ipynb #7e285f52
+# %% ../nbs/06_sft.ipynb #5e778060
 def train(spec: RunSpec,
           folder: Path,  # gets spec.json, train.parquet and the checkpoints; continues what is already there
           ) -> None:
@@ -112,7 +116,7 @@ def train(spec: RunSpec,
     base = base_folder(load_profile(spec.profile), spec.base)
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, spec.precision))
-    rows = training_rows(spec, tokenizer, read_table(data_folder(spec.profile, spec.data, spec.seed) / "data.parquet"))
+    rows = training_rows(spec, tokenizer, data_set(data_folder(spec.profile, spec.data, spec.seed)))
     trainer = SFTTrainer(model, arguments(spec, folder), train_dataset=rows, processing_class=tokenizer,
                          callbacks=[Grid(spec, folder, tokenizer)])
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "trainer"))

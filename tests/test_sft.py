@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftrepro import sft
 from sftrepro.bases import pretrain
-from sftrepro.data import build
+from sftrepro.data import build, data_set
 from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_specs
 from sftrepro.sft import IGNORED, arguments, step_folder, tokenise, train, training_rows
-from sftrepro.store import base_folder, data_folder, read_table
+from sftrepro.store import base_folder, data_folder
 
 SMOKE = load_profile("smoke")
 SPEC = run_specs(SMOKE)[0]
@@ -43,8 +43,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_the_loss_covers_the_response_and_its_end_and_nothing_else() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
-    data = read_table(data_folder(SMOKE.name, SPEC.data, SPEC.seed) / "data.parquet")
-    for row, original in zip(training_rows(SPEC, tokenizer, data), data.iter_rows(named=True), strict=True):
+    data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
+    for row, original in zip(training_rows(SPEC, tokenizer, data), data, strict=True):
         in_loss = [label for label in row["labels"] if label != IGNORED]
         assert tokenizer.decode(in_loss) == original["response"] + tokenizer.eos_token
         prompt = row["input_ids"][:len(row["input_ids"]) - len(in_loss)]
@@ -54,10 +54,16 @@ def test_the_loss_covers_the_response_and_its_end_and_nothing_else() -> None:
 
 def test_a_row_that_is_too_long_is_refused_and_not_cut() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
-    data = read_table(data_folder(SMOKE.name, SPEC.data, SPEC.seed) / "data.parquet")
+    data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
     short = SPEC.model_copy(update={"max_length": 20})
     with pytest.raises(RequestError, match=r"64 of 64 rows of Math-CoT are longer than 20 tokens. Raise max_length"):
         training_rows(short, tokenizer, data)
+
+
+def test_a_data_set_with_too_few_rows_is_refused() -> None:
+    data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed)).take(63)
+    with pytest.raises(RequestError, match="Math-CoT has 63 rows and the run needs 64. Make it again: make rebuild PROFILE=smoke"):
+        training_rows(SPEC, AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base)), data)
 
 
 def test_checkpoints_lie_on_the_grid_and_load_anywhere(run: Path) -> None:
@@ -82,9 +88,9 @@ def test_the_first_loss_is_the_mean_over_the_batchs_response_tokens(run: Path) -
     base = base_folder(SMOKE, SPEC.base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(base)
-    data = read_table(data_folder(SMOKE.name, SPEC.data, SPEC.seed) / "data.parquet")
+    data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
     losses = []
-    for row in data.head(SPEC.batch_size).iter_rows(named=True):
+    for row in data.take(SPEC.batch_size):
         tokens = tokenise(tokenizer, row["messages"], row["response"])
         logits = model(torch.tensor([tokens["input_ids"]])).logits[0, :-1]
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens["labels"][1:]), reduction="none",
