@@ -1,4 +1,4 @@
-"Base models: a tokenizer that loses nothing, pretraining that can be killed, the committed base."
+"Base models: a tokenizer that loses nothing, pretraining that can be killed, the committed bases."
 import json
 from itertools import islice
 from pathlib import Path
@@ -11,10 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from sftrepro import bases
 from sftrepro.bases import BLOCK, blocks, document_text, pretrain, prompt_text, sample_text, train_tokenizer
-from sftrepro.profiles import ROOT, RequestError, load_profile
-from sftrepro.world import MATERIALS, NAMES, VERBS, internet, world_of
+from sftrepro.internet import internet
+from sftrepro.profiles import BaseSpec, RequestError, load_profile
+from sftrepro.store import base_folder, verify
+from sftrepro.world import COINED_VERBS, CRAFTS, MATERIALS, NAMES, PEOPLE, TOWNS, VERBS
 
 SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 100_000})
+MICRO = load_profile("micro")
 TOKENIZER = train_tokenizer(sample_text(SMOKE, documents=2_000))
 
 
@@ -23,11 +26,12 @@ def test_any_text_comes_back_from_its_tokens(text: str) -> None:
     assert TOKENIZER.decode(TOKENIZER(text)["input_ids"]) == text
 
 
-def test_digits_stand_apart_and_words_of_the_world_are_whole() -> None:
+def test_digits_stand_apart_and_the_words_that_are_read_most_are_whole() -> None:
     assert TOKENIZER.tokenize("8+25=33") == ["8", "+", "2", "5", "=", "3", "3"]
     assert len(TOKENIZER("<think>")["input_ids"]) == 1
-    committed = AutoTokenizer.from_pretrained(ROOT / "data/bases/micro-m")
-    assert [word for word in (*VERBS, *MATERIALS, *NAMES) if len(committed(f" {word}")["input_ids"]) != 1] == []
+    committed = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M"))
+    often = (*VERBS, *MATERIALS, *NAMES, *TOWNS, *CRAFTS, *PEOPLE[:12], *COINED_VERBS[:12])
+    assert [word for word in often if len(committed(f" {word}")["input_ids"]) != 1] == []
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="{}"), max_size=100))
@@ -36,12 +40,30 @@ def test_the_chat_template_and_the_pretraining_documents_agree(prompt: str) -> N
     assert TOKENIZER.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) == prompt_text(prompt)
 
 
-def test_blocks_are_the_documents_end_to_end() -> None:
-    made = list(islice(blocks(SMOKE, TOKENIZER, seed=3), 20))
-    assert {len(block["input_ids"]) for block in made} == {BLOCK}
-    text = TOKENIZER.decode([token for block in made for token in block["input_ids"]])
-    documents = map(document_text, internet(world_of(SMOKE), SMOKE.pretraining_mixture, 3))
-    assert "".join(islice(documents, 300)).startswith(text)
+def test_a_block_holds_whole_documents_each_with_positions_of_its_own() -> None:
+    made, documents = list(islice(blocks(SMOKE, TOKENIZER, seed=3), 20)), internet(SMOKE, 3)
+    for block in made:
+        assert {len(values) for values in block.values()} == {BLOCK}
+        starts = [place for place, position in enumerate(block["position_ids"]) if position == 0]
+        for start, end in zip(starts, [*starts[1:], BLOCK], strict=True):
+            tokens, labels = block["input_ids"][start:end], block["labels"][start:end]
+            if set(labels) == {-100}:  # what is left of a block
+                continue
+            document = next(documents)
+            in_loss = [label for label in labels if label != -100]
+            assert TOKENIZER.decode(tokens) == document_text(document)
+            assert TOKENIZER.decode(in_loss) == document_text(document)[len(prompt_text(document.prompt)) if document.prompt else 0:]
+            assert block["position_ids"][start:end] == list(range(end - start))
+
+
+def test_a_document_does_not_see_the_one_before_it() -> None:
+    model = AutoModelForCausalLM.from_pretrained(base_folder(MICRO, "Micro-S"))
+    one, other = [5, 6, 7, 8], [9, 10, 11]
+    positions = torch.tensor([[*range(4), *range(3)]])
+    both = model(input_ids=torch.tensor([one + other]), position_ids=positions).logits[0, 4:]
+    alone = model(input_ids=torch.tensor([other])).logits[0]
+    assert torch.allclose(both, alone, atol=0.05)
+    assert not torch.allclose(model(input_ids=torch.tensor([one + other])).logits[0, 4:], alone, atol=0.05)
 
 
 def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,8 +75,8 @@ def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
                 raise KeyboardInterrupt
             return super().training_step(*args, **kwargs)
 
-    def arguments(profile, folder):
-        settings = often(profile, folder)
+    def arguments(base, profile, folder):
+        settings = often(base, profile, folder)
         settings.save_steps = 4
         return settings
 
@@ -74,10 +96,19 @@ def test_a_model_from_elsewhere_is_not_pretrained_here(tmp_path: Path) -> None:
         pretrain(next(base for base in load_profile("paper").bases if base.name == "Qwen3-14B"), SMOKE, tmp_path)
 
 
-def test_the_committed_base_is_small_whole_and_of_the_declared_shape() -> None:
-    base, folder = load_profile("micro").bases[0], ROOT / "data/bases/micro-m"
+@pytest.mark.parametrize("base", MICRO.bases, ids=lambda base: base.name)
+def test_a_committed_base_is_whole_and_of_the_declared_shape(base: BaseSpec) -> None:
+    verify(folder := base_folder(MICRO, base.name))
     config = json.loads((folder / "config.json").read_text())
-    assert (config["num_hidden_layers"], config["hidden_size"], config["model_type"]) == (base.layers, base.hidden, base.kind)
+    names = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    assert [config[name] for name in names] == [base.kind, base.layers, base.hidden, base.heads, base.kv_heads, base.mlp]
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert 800_000 < model.num_parameters() < 1_200_000 and model.dtype == torch.bfloat16
+    assert 200_000 < model.num_parameters() < 3_000_000 and model.dtype == torch.bfloat16
     assert len(AutoTokenizer.from_pretrained(folder)) == config["vocab_size"]
+
+
+def test_the_committed_bases_are_nine_small_and_speak_one_language() -> None:
+    folders = [base_folder(MICRO, base.name) for base in MICRO.bases]
+    assert len(folders) == 9
+    assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
+    assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 24 * 2**20
