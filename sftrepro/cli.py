@@ -8,7 +8,7 @@ __all__ = ['FULL', 'app', 'ProfileOption', 'More', 'results_app', 'chain', 'outc
            'split_parameters', 'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild',
            'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'job', 'joined', 'main']
 
-# %% ../nbs/17_cli.ipynb #36cc330a
+# %% ../nbs/17_cli.ipynb #3ff1bf05
 import ctypes
 import errno
 import json
@@ -28,6 +28,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
+# %% ../nbs/17_cli.ipynb #affc467c
 import typer
 from tqdm import tqdm
 
