@@ -12,7 +12,7 @@ __all__ = ['NOTE', 'ANSWER', 'UNFIT', 'GSM8K', 'CHANGED', 'GYM', 'EQUATION', 'St
            'as_rows', 'unfit', 'published', 'Teaching', 'questions_in', 'openr1', 'asked_as', 'taught', 'teach',
            'drawn', 'order_for', 'construct', 'build']
 
-# %% ../nbs/19_corpora.ipynb #7952dcef
+# %% ../nbs/19_corpora.ipynb #9ef1af4a
 import ast
 import json
 import os
@@ -28,6 +28,7 @@ import reasoning_gym
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+# %% ../nbs/19_corpora.ipynb #24319ed5
 from .bases import gguf_file, hub_folder, loses, prompt_text
 from sftrepro.data import (
     EXCLUDED,
