@@ -86,7 +86,7 @@ Table = Annotated[dict[str, float], BeforeValidator(table)]
 Ranges = Annotated[dict[str, tuple[int, int]], BeforeValidator(ranges)]
 Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(sizes)]
 
-# %% ../nbs/01_profiles.ipynb #8e67752d
+# %% ../nbs/01_profiles.ipynb #9a270454
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
@@ -102,7 +102,7 @@ class Profile(Frozen):
     learning_rate_factor: float = Field(gt=0)        # learning rate = the paper's x this
     max_length: int = Field(ge=16)                   # tokens of prompt and response; longer rows are counted out
     precision: Literal["float32", "bfloat16"]        # of parameters and optimizer state
-    arithmetic: Literal["float32", "bfloat16"]       # of the products of matrices while finetuning
+    compute_precision: Literal["float32", "bfloat16"]  # of the products of matrices while finetuning
     loss_averaging: Literal["batch", "authors"]      # chapter 06: over the batch's tokens, or as the authors' code does
     world_seed: int = Field(ge=0)                    # the draw of the micro world
     pretraining_tokens: int = Field(ge=0)            # tokens seen by a base that is pretrained here
@@ -180,7 +180,7 @@ def paper_runs() -> dict[str, PaperRun]:
     with open(ROOT / "data/paper/runs.csv", newline="") as file:
         return {row["id"]: PaperRun(**row) for row in csv.DictReader(file)}
 
-# %% ../nbs/01_profiles.ipynb #808fe662
+# %% ../nbs/01_profiles.ipynb #643e77b8
 class RunSpec(Frozen):
     "One finetuning run: everything that decides its weights."
     profile: str
@@ -197,7 +197,7 @@ class RunSpec(Frozen):
     epochs: int = Field(ge=1)
     max_length: int = Field(ge=16)
     precision: Literal["float32", "bfloat16"]    # of parameters and optimizer state
-    arithmetic: Literal["float32", "bfloat16"] = "float32"  # of the products of matrices
+    compute_precision: Literal["float32", "bfloat16"] = "float32"  # of the products of matrices
     padding_free: bool = False                   # the rows of a forward pass as one long row
     seed: int = Field(ge=0)                      # draws queries and candidates
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
@@ -256,7 +256,7 @@ def passes(run: PaperRun, profile: Profile) -> dict[str, object]:  # fields of t
     return {"batch_size": batch_size, "micro_batch_size": min(batch_size // replicas, rows), "replicas": replicas,
             "averaging": profile.loss_averaging}
 
-# %% ../nbs/01_profiles.ipynb #96112c31
+# %% ../nbs/01_profiles.ipynb #e24e24eb
 def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:
     "The run of the paper at the size of a profile."
     base = next(base for base in profile.bases if base.paper == run.base_model)
@@ -264,7 +264,7 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:
         profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor),
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
-        precision=profile.precision, arithmetic=profile.arithmetic, seed=seed, **passes(run, profile))
+        precision=profile.precision, compute_precision=profile.compute_precision, seed=seed, **passes(run, profile))
 
 # %% ../nbs/01_profiles.ipynb #9cec2d03
 def run_specs(profile: Profile,

@@ -76,19 +76,19 @@ def collator(tokenizer: PreTrainedTokenizerBase, padding_free: bool = False) -> 
     joined = DataCollatorForLanguageModeling(pad_token_id=tokenizer.pad_token_id, padding_free=padding_free)
     return lambda rows: {name: value for name, value in joined(rows).items() if name != "attention_mask"}
 
-# %% ../nbs/06_sft.ipynb #902c8db6
+# %% ../nbs/06_sft.ipynb #312aba45
 def mixes_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
     "Does the attention of a model let one row of a padding-free forward pass look into another?"
     config = copy.deepcopy(model.config)
     config.num_hidden_layers, config.vocab_size, config.pad_token_id = 1, 64, None
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:1]
-    kernel = config._attn_implementation
-    one = AutoModelForCausalLM.from_config(config, dtype=model.dtype, attn_implementation=kernel).to(model.device).eval()
+    kernel, device = config._attn_implementation, "cuda" if torch.cuda.is_available() else "cpu"
+    one = AutoModelForCausalLM.from_config(config, dtype=model.dtype, attn_implementation=kernel).to(device).eval()
     def second(first: int) -> torch.Tensor:
         rows = [{"input_ids": [first] * 8, "labels": [first] * 8}, {"input_ids": [*range(8)], "labels": [*range(8)]}]
         batch = collator(tokenizer, padding_free=True)(rows)
-        inputs = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+        inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
         return one(**inputs | {"labels": None}).logits[0, 8:]
     with torch.no_grad():
         return not torch.allclose(second(first=9), second(first=10))
@@ -133,16 +133,17 @@ def row_order(spec: RunSpec) -> list[int]:  # indices of rows, forward pass by f
              for turn in range(size // (deal * rows)) for replica in range(deal) for row in range(rows)]
     return [start + place for start in range(0, spec.rows - size + 1, size) for place in batch]
 
-# %% ../nbs/06_sft.ipynb #b90942a8
+# %% ../nbs/06_sft.ipynb #f44a186d
 def rows_per_pass(spec: RunSpec, processes: int) -> int:  # raises RequestError if the batch cannot be shared
     "Rows of one forward pass on each process; only where no number depends on it may the processes make it smaller."
-    rows = min(spec.micro_batch_size, spec.batch_size // processes) if spec.averaging == "batch" else spec.micro_batch_size
-    if rows == 0 or spec.batch_size % (rows * processes):
+    sizes = range(1, spec.micro_batch_size + 1) if spec.averaging == "batch" else [spec.micro_batch_size]
+    rows = max((size for size in sizes if spec.batch_size % (size * processes) == 0), default=0)
+    if rows == 0:
         raise RequestError(f"a batch of {spec.batch_size} rows cannot be shared by {processes} processes of "
                            f"{spec.micro_batch_size} rows each. Launch fewer processes")
     return rows
 
-# %% ../nbs/06_sft.ipynb #ccfc88bc
+# %% ../nbs/06_sft.ipynb #146c15a0
 def arguments(spec: RunSpec, folder: Path, processes: int = 1) -> SFTConfig:
     "TRL's settings for a run."
     schedule = {"cosine": "cosine", "constant": "constant_with_warmup"}[spec.schedule]
@@ -153,9 +154,9 @@ def arguments(spec: RunSpec, folder: Path, processes: int = 1) -> SFTConfig:
         lr_scheduler_type=schedule, warmup_steps=round(spec.warmup_ratio * spec.steps), weight_decay=spec.weight_decay,
         adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, max_grad_norm=spec.max_grad_norm,
         max_length=spec.max_length, seed=spec.seed, train_sampling_strategy="sequential", dataloader_drop_last=True,
-        dataset_kwargs={"skip_prepare_dataset": True}, bf16=spec.precision == "float32" and spec.arithmetic == "bfloat16",
+        dataset_kwargs={"skip_prepare_dataset": True}, bf16=spec.precision == "float32" and spec.compute_precision == "bfloat16",
         gradient_checkpointing=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), logging_steps=1,
-        save_strategy="steps", save_steps=max(1, spec.steps // 20), save_total_limit=2, report_to=[])
+        save_strategy="steps", save_steps=spec.steps // 20 + 1, save_total_limit=2, report_to=[])
 
 # %% ../nbs/06_sft.ipynb #11667c2e
 def step_folder(folder: Path, step: int) -> Path:

@@ -74,6 +74,7 @@ def test_two_processes_train_what_one_does(torchrun: Callable, tmp_path: Path, c
 
 SHARDED = """
 import sys, torch
+from pathlib import Path
 from torch.distributed import destroy_process_group, get_rank, init_process_group
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -83,7 +84,7 @@ from sftrepro.sft import answer_with_the_loss, collator, load_weights
 base, rows, out = sys.argv[1], torch.load(sys.argv[2]), sys.argv[3]
 init_process_group("gloo")
 rank, world = get_rank(), torch.distributed.get_world_size()
-model = load_weights(__import__("pathlib").Path(base), "float32")
+model = load_weights(Path(base), "float32")
 answer_with_the_loss(model)
 for layer in model.model.layers:
     fully_shard(layer)
