@@ -79,7 +79,7 @@ def test_a_row_that_is_too_long_is_refused_and_not_cut() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
     data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
     short = SPEC.model_copy(update={"max_length": 20})
-    with pytest.raises(RequestError, match=r"64 of 64 rows of Math-CoT are longer than 20 tokens. Raise max_length"):
+    with pytest.raises(RequestError, match=r"64 of 64 rows of Math-CoT are longer than 20 tokens, the end-of-text token counted. Raise max_length"):
         training_rows(short, tokenizer, data)
 
 
