@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['ROOT', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Sizes', 'PAPER_GRID', 'RequestError', 'Frozen', 'BaseSpec',
            'parse_base', 'BenchmarkSize', 'table', 'ranges', 'sizes', 'Profile', 'settings', 'load_profile', 'explain',
-           'PaperRun', 'paper_runs', 'RunSpec', 'digest', 'scaled_data', 'scaled', 'run_specs', 'checkpoint_steps']
+           'PaperRun', 'paper_runs', 'RunSpec', 'digest', 'scaled_data', 'passes', 'scaled', 'run_specs',
+           'checkpoint_steps']
 
-# %% ../nbs/01_profiles.ipynb #c8bd5c58
+# %% ../nbs/01_profiles.ipynb #8993c7c0
 import configparser
 import csv
 import hashlib
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 # %% ../nbs/01_profiles.ipynb #f9336930
 ROOT = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path.cwd()
@@ -85,7 +86,7 @@ Table = Annotated[dict[str, float], BeforeValidator(table)]
 Ranges = Annotated[dict[str, tuple[int, int]], BeforeValidator(ranges)]
 Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(sizes)]
 
-# %% ../nbs/01_profiles.ipynb #1e188aec
+# %% ../nbs/01_profiles.ipynb #9a270454
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
@@ -101,6 +102,8 @@ class Profile(Frozen):
     learning_rate_factor: float = Field(gt=0)        # learning rate = the paper's x this
     max_length: int = Field(ge=16)                   # tokens of prompt and response; longer rows are counted out
     precision: Literal["float32", "bfloat16"]        # of parameters and optimizer state
+    compute_precision: Literal["float32", "bfloat16"]  # of the products of matrices while finetuning
+    loss_averaging: Literal["batch", "authors"]      # chapter 06: over the batch's tokens, or as the authors' code does
     world_seed: int = Field(ge=0)                    # the draw of the micro world
     pretraining_tokens: int = Field(ge=0)            # tokens seen by a base that is pretrained here
     pretraining_learning_rate: float = Field(ge=0)   # peak, at a width of 64; it falls with the width
@@ -152,7 +155,7 @@ def explain(error: ValidationError,  # what pydantic found
     value = "missing" if first["type"] == "missing" else repr(first["input"])
     return f"{place} {field}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}{example}"
 
-# %% ../nbs/01_profiles.ipynb #e892495f
+# %% ../nbs/01_profiles.ipynb #5afc9ef3
 class PaperRun(Frozen):
     "One training run as the authors' script declares it."
     id: str                 # R01 to R33
@@ -167,7 +170,7 @@ class PaperRun(Frozen):
     steps: int
     warmup_steps: int       # a tenth of the steps
     max_length: int         # tokens of prompt and response
-    gpus: str
+    gpus: str               # number and kind, e.g. `8xH200`
     feeds: str              # which claims, tables and figures use it
 
 # %% ../nbs/01_profiles.ipynb #bd0272ce
@@ -177,7 +180,7 @@ def paper_runs() -> dict[str, PaperRun]:
     with open(ROOT / "data/paper/runs.csv", newline="") as file:
         return {row["id"]: PaperRun(**row) for row in csv.DictReader(file)}
 
-# %% ../nbs/01_profiles.ipynb #86bb96b4
+# %% ../nbs/01_profiles.ipynb #643e77b8
 class RunSpec(Frozen):
     "One finetuning run: everything that decides its weights."
     profile: str
@@ -189,9 +192,13 @@ class RunSpec(Frozen):
     schedule: Literal["cosine", "constant"]
     batch_size: int = Field(ge=1)
     micro_batch_size: int = Field(ge=1)          # rows per forward pass
+    averaging: Literal["batch", "authors"] = "batch"  # of the loss (chapter 06)
+    replicas: int = Field(1, ge=1)               # the authors' averaging divides by so many GPUs, however many there are
     epochs: int = Field(ge=1)
     max_length: int = Field(ge=16)
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "bfloat16"]    # of parameters and optimizer state
+    compute_precision: Literal["float32", "bfloat16"] = "float32"  # of the products of matrices
+    padding_free: bool = False                   # the rows of a forward pass as one long row
     seed: int = Field(ge=0)                      # draws queries and candidates
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
@@ -199,6 +206,14 @@ class RunSpec(Frozen):
     beta2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def whole_batches(self) -> "RunSpec":
+        "A batch that forward passes cannot fill would be silently another batch."
+        if self.batch_size % (self.micro_batch_size * self.replicas):
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+                             f" x replicas {self.replicas}")
+        return self
 
     @property
     def steps(self) -> int:
@@ -230,16 +245,26 @@ def scaled_data(name: str,     # the paper's name, e.g. `Math-CoT-20k`
     "The data set's name at a profile: sizes drop out of it when rows are scaled."
     return name if divisor == 1 else name.replace("-20k", "").replace("-2.5k", "-1of8")
 
-# %% ../nbs/01_profiles.ipynb #bbcc9cd2
+# %% ../nbs/01_profiles.ipynb #1db9eb3b
+def passes(run: PaperRun, profile: Profile) -> dict[str, object]:  # fields of the run specification
+    "How a batch is split into forward passes, and how their losses are averaged."
+    batch_size = max(1, run.batch_size // profile.batch_divisor)
+    if profile.loss_averaging == "batch":
+        rows, replicas = run.micro_batch_size * profile.batch_divisor, 1
+    else:
+        rows, replicas = run.micro_batch_size, max(1, int(run.gpus.split("x")[0]) // profile.batch_divisor)
+    return {"batch_size": batch_size, "micro_batch_size": min(batch_size // replicas, rows), "replicas": replicas,
+            "averaging": profile.loss_averaging}
+
+# %% ../nbs/01_profiles.ipynb #e24e24eb
 def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:
     "The run of the paper at the size of a profile."
     base = next(base for base in profile.bases if base.paper == run.base_model)
-    batch_size = max(1, run.batch_size // profile.batch_divisor)
     return RunSpec(
         profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor),
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
-        schedule=run.schedule, batch_size=batch_size, micro_batch_size=min(batch_size, 32), epochs=run.epochs,
-        max_length=min(run.max_length, profile.max_length), precision=profile.precision, seed=seed)
+        schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
+        precision=profile.precision, compute_precision=profile.compute_precision, seed=seed, **passes(run, profile))
 
 # %% ../nbs/01_profiles.ipynb #9cec2d03
 def run_specs(profile: Profile,

@@ -1,17 +1,40 @@
-"Finetuning: what is in the loss, the schedule, and that a killed run loses nothing."
+"Finetuning: the paper's runs, what is in the loss and how it is averaged, and that a killed run loses nothing."
+import csv
 import math
+import random
+import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from sftrepro import sft
 from sftrepro.bases import pretrain
 from sftrepro.data import build, data_set
-from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_specs
-from sftrepro.sft import IGNORED, arguments, step_folder, tokenise, train, training_rows
+from sftrepro.profiles import ROOT, RequestError, checkpoint_steps, load_profile, paper_runs, run_specs
+from sftrepro.sft import (
+    IGNORED,
+    Finetuner,
+    arguments,
+    check_memory,
+    check_padding_free,
+    last_whole,
+    load_weights,
+    memory_explained,
+    row_order,
+    rows_per_pass,
+    step_folder,
+    tokenise,
+    train,
+    training_rows,
+)
 from sftrepro.store import base_folder, data_folder
 
 SMOKE = load_profile("smoke")
@@ -56,7 +79,7 @@ def test_a_row_that_is_too_long_is_refused_and_not_cut() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
     data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
     short = SPEC.model_copy(update={"max_length": 20})
-    with pytest.raises(RequestError, match=r"64 of 64 rows of Math-CoT are longer than 20 tokens. Raise max_length"):
+    with pytest.raises(RequestError, match=r"64 of 64 rows of Math-CoT are longer than 20 tokens, the end-of-text token counted. Raise max_length"):
         training_rows(short, tokenizer, data)
 
 
@@ -98,23 +121,224 @@ def test_the_first_loss_is_the_mean_over_the_batchs_response_tokens(run: Path) -
     assert pl.read_parquet(run / "train.parquet")["loss"][0] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-3)
 
 
-@pytest.mark.parametrize("killed_at", [3, 17, 31])
-def test_resumed_training_ends_with_the_same_weights(run: Path, tmp_path: Path, monkeypatch, killed_at: int) -> None:
-    class Killed(sft.Grid):
-        def on_step_end(self, args, state, control, **kwargs) -> None:
-            super().on_step_end(args, state, control, **kwargs)
-            if state.global_step == killed_at:
-                raise KeyboardInterrupt
+def rows() -> Dataset:
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
+    return training_rows(SPEC, tokenizer, data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed)))
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sft, "Grid", Killed)
-        train(SPEC, tmp_path)
-    train(SPEC, tmp_path)
-    for step in checkpoint_steps(SPEC):
-        once, twice = weights(step_folder(run, step)), weights(step_folder(tmp_path, step))
+
+def finetuner(spec, folder: Path) -> Finetuner:
+    base = base_folder(SMOKE, SPEC.base)
+    return Finetuner(spec, load_weights(base, "float32"), AutoTokenizer.from_pretrained(base), rows(), folder)
+
+
+PASSES = SPEC.model_copy(update={"micro_batch_size": 4})  # four forward passes in a batch
+
+
+@pytest.fixture(scope="module")
+def whole(store: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    train(PASSES, folder := tmp_path_factory.mktemp("whole"))
+    return folder
+
+
+@pytest.mark.parametrize("round", range(3))
+def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_weights(whole: Path, tmp_path: Path, monkeypatch, round: int) -> None:
+    left = random.Random(round).sample(range(1, 4 * PASSES.steps), 2)  # forward passes until each of two deaths
+    loss = Finetuner.compute_loss
+
+    def deadly(self, *args, **kwargs):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return loss(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Finetuner, "compute_loss", deadly)
+        while left:
+            try:
+                train(PASSES, tmp_path)
+            except KeyboardInterrupt:
+                pass
+            left.pop(0)
+    if not (tmp_path / "train.parquet").exists():
+        train(PASSES, tmp_path)
+    for step in checkpoint_steps(PASSES):
+        once, twice = weights(step_folder(whole, step)), weights(step_folder(tmp_path, step))
         assert all(torch.equal(once[name], twice[name]) for name in once)
     columns = ["step", "loss", "learning_rate", "grad_norm", "tokens"]
-    assert pl.read_parquet(run / "train.parquet")[columns].equals(pl.read_parquet(tmp_path / "train.parquet")[columns])
+    assert pl.read_parquet(whole / "train.parquet")[columns].equals(pl.read_parquet(tmp_path / "train.parquet")[columns])
+
+
+def test_a_state_that_was_not_saved_to_its_end_is_not_continued_from(tmp_path: Path) -> None:
+    for step in (3, 20, 100):
+        (state := tmp_path / f"checkpoint-{step}").mkdir()
+        (state / "optimizer.pt").write_bytes(b"half")
+    assert last_whole(tmp_path) is None
+    sft.mark_whole(tmp_path / "checkpoint-3")
+    sft.mark_whole(tmp_path / "checkpoint-20")
+    assert last_whole(tmp_path) == tmp_path / "checkpoint-20"
+
+
+def reference(spec, rows: list[dict]) -> dict[str, torch.Tensor]:
+    "The gradient of one batch, in float64 and row by row."
+    model = AutoModelForCausalLM.from_pretrained(base_folder(SMOKE, SPEC.base), dtype=torch.float64)
+    def losses(row: dict) -> torch.Tensor:
+        labels = torch.tensor(row["labels"][1:])
+        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        return torch.nn.functional.cross_entropy(logits[labels != IGNORED], labels[labels != IGNORED], reduction="none")
+    if spec.averaging == "batch":
+        loss = torch.cat([losses(row) for row in rows]).mean()
+    else:  # rank r and pass t hold the rows r + GPUs x (rows x t + 0, 1, ...)
+        gpus, size = spec.replicas, spec.micro_batch_size
+        loss = sum(torch.cat([losses(rows[r + gpus * (size * t + j)]) for j in range(size)]).mean()
+                   for r in range(gpus) for t in range(len(rows) // (gpus * size))) / gpus
+    loss.backward()
+    return {name: weight.grad for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("averaging", "replicas", "padding_free"), [
+    ("batch", 1, False), ("batch", 1, True), ("authors", 1, False), ("authors", 2, False), ("authors", 4, True)])
+def test_the_gradient_of_a_batch_is_that_of_a_reference(tmp_path: Path, averaging: str, replicas: int, padding_free: bool) -> None:
+    spec = PASSES.model_copy(update={"averaging": averaging, "replicas": replicas, "padding_free": padding_free})
+    trainer = finetuner(spec, tmp_path)
+    trainer.model.double()
+    batch, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, trainer.args.device)
+    for inputs in batch:
+        trainer.training_step(trainer.model, inputs, tokens)
+    expected = reference(spec, list(rows().select(range(spec.batch_size))))
+    for name, weight in trainer.model.named_parameters():
+        torch.testing.assert_close(weight.grad, expected[name], rtol=1e-6, atol=1e-9)
+
+
+def test_logits_made_in_pieces_give_the_same_gradient(tmp_path: Path, monkeypatch) -> None:
+    gradients = []
+    for piece in (sft.PIECE, 37):
+        monkeypatch.setattr(sft, "PIECE", piece)
+        trainer = finetuner(PASSES, tmp_path)
+        trainer.model.double()(**next(iter(trainer.get_train_dataloader()))).backward()
+        gradients.append({name: weight.grad for name, weight in trainer.model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_padding_free_run_has_the_same_loss_at_every_step(run: Path, tmp_path: Path) -> None:
+    train(SPEC.model_copy(update={"padding_free": True}), tmp_path)
+    padded, joined = (pl.read_parquet(folder / "train.parquet")["loss"].to_list() for folder in (run, tmp_path))
+    assert joined == pytest.approx(padded, rel=1e-3)
+
+
+def test_a_kernel_that_mixes_rows_is_refused() -> None:
+    AttentionInterface.register("forgetful", sdpa_attention_forward)  # has no mask of its own, so it is given none
+    base = base_folder(SMOKE, SPEC.base)
+    tokenizer, model = AutoTokenizer.from_pretrained(base), load_weights(base, "float32")
+    check_padding_free(model, tokenizer)
+    model.config._attn_implementation = "forgetful"
+    with pytest.raises(RequestError, match="padding_free: the attention kernel 'forgetful' lets one row look into another"):
+        check_padding_free(model, tokenizer)
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 70))
+def test_every_row_is_read_once_and_in_its_own_batch(rows: int, replicas: int, turns: int, extra: int) -> None:
+    size = rows * replicas * turns
+    spec = SPEC.model_copy(update={"micro_batch_size": rows, "replicas": replicas, "batch_size": size, "rows": 3 * size + extra % size})
+    order = row_order(spec)
+    for batch in range(3):
+        assert sorted(order[batch * size:(batch + 1) * size]) == list(range(batch * size, (batch + 1) * size))
+    assert len(order) == 3 * size
+
+
+def test_the_papers_rows_share_a_forward_pass_as_in_the_authors_sampler() -> None:
+    profile = load_profile("paper").model_copy(update={"loss_averaging": "authors"})
+    spec = run_specs(profile, ("R04",))[0]
+    assert (spec.replicas, spec.micro_batch_size, spec.batch_size) == (8, 4, 256)
+    order = row_order(spec)
+    for k, t, r in [(0, 0, 0), (0, 3, 5), (2, 7, 7)]:  # FACTS section 4: 256k + r + 32t + {0, 8, 16, 24}
+        start = 256 * k + 32 * t + 4 * r
+        assert order[start:start + 4] == [256 * k + r + 32 * t + 8 * j for j in range(4)]
+
+
+def test_a_batch_that_forward_passes_do_not_fill_is_refused() -> None:
+    with pytest.raises(ValidationError, match="batch_size 16 is not a multiple of micro_batch_size 5 x replicas 1"):
+        SPEC.__class__(**SPEC.model_dump() | {"micro_batch_size": 5})
+    with pytest.raises(RequestError, match="a batch of 16 rows cannot be shared by 3 processes"):
+        rows_per_pass(SPEC, 3)
+    with pytest.raises(RequestError, match="a batch of 16 rows cannot be shared by 8 processes of 4 rows each"):
+        rows_per_pass(PASSES.model_copy(update={"averaging": "authors"}), 8)
+
+
+def test_the_33_runs_are_the_papers() -> None:
+    profile = load_profile("paper")
+    specs = {spec.paper_run: spec for spec in run_specs(profile)}
+    hub = {base.paper: base for base in profile.bases}
+    with open(ROOT / "data/paper/runs.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(specs) == [row["id"] for row in table] and len(specs) == 33
+    for row in table:
+        spec, settings = specs[row["id"]], arguments(specs[row["id"]], Path("nowhere"))
+        assert spec.base == hub[row["base_model"]].name
+        assert (spec.data, spec.schedule) == (row["data"], row["schedule"])
+        assert (spec.learning_rate, settings.learning_rate) == (float(row["lr"]),) * 2
+        for field in ("rows", "batch_size", "micro_batch_size", "epochs", "steps", "max_length"):
+            assert getattr(spec, field) == int(row[field]), (row["id"], field)
+        assert (settings.max_steps, settings.warmup_steps) == (int(row["steps"]), int(row["warmup_steps"]))
+        assert settings.lr_scheduler_type == {"cosine": "cosine", "constant": "constant_with_warmup"}[row["schedule"]]
+        assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == int(row["batch_size"])
+        assert (spec.precision, settings.optim, settings.weight_decay, settings.max_grad_norm) == ("bfloat16", "adamw_torch_fused", 0.01, 1)
+        assert (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon) == (0.9, 0.999, 1e-8)
+
+
+def test_the_micro_matrix_is_the_same_33_runs_on_the_analogs() -> None:
+    micro = load_profile("micro").model_copy(update={"runs": ("all",), "seeds": (1,)})
+    analog = {base.paper: base.name for base in micro.bases}
+    specs = run_specs(micro)
+    assert [spec.paper_run for spec in specs] == list(paper_runs())
+    assert len({spec.run_name for spec in specs}) == 33
+    for spec in specs:
+        run = paper_runs()[spec.paper_run]
+        assert (spec.base, spec.epochs, spec.schedule) == (analog[run.base_model], run.epochs, run.schedule)
+        assert spec.learning_rate == pytest.approx(run.lr * micro.learning_rate_factor)
+        assert spec.rows * micro.row_divisor == run.rows and spec.batch_size * micro.batch_divisor == run.batch_size
+        assert spec.steps * micro.row_divisor == run.steps * micro.batch_divisor
+        assert spec.max_length == min(run.max_length, micro.max_length)
+
+
+def test_a_base_with_pickled_or_missing_weights_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+    base = shutil.copytree(base_folder(SMOKE, SPEC.base), tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    lost = next(name for name in tensors if "q_proj" in name)
+    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RequestError, match=rf"base: 1 weights are missing \(first: {lost}\). Make the base again: make rebuild"):
+        load_weights(base, "float32")
+    (base / "model.safetensors").unlink()
+    with pytest.raises(RequestError, match="base: no weights. Give model.safetensors"):
+        load_weights(base, "float32")
+    torch.save(tensors, base / "pytorch_model.bin")
+    with pytest.raises(RequestError, match=r"only pickled weights \(pytorch_model.bin\), which can run code when read"):
+        load_weights(base, "float32")
+
+
+def test_a_row_without_room_for_its_end_is_refused() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
+    data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
+    longest = max(len(row["input_ids"]) for row in rows())
+    training_rows(SPEC.model_copy(update={"max_length": longest}), tokenizer, data)
+    with pytest.raises(RequestError, match="rows of Math-CoT are longer than .* tokens, the end-of-text token counted"):
+        training_rows(SPEC.model_copy(update={"max_length": longest - 1}), tokenizer, data)
+    tokenizer.eos_token = None
+    with pytest.raises(RequestError, match="the tokenizer has no token for the end of a text"):
+        training_rows(SPEC, tokenizer, data)
+
+
+def test_a_lack_of_memory_says_what_would_fit() -> None:
+    with pytest.raises(RequestError, match=r"Nano: weights, gradients and optimizer take 14.9 GiB, and 1 x 8.0 GiB are there. "
+                                           r"It would fit on 2 such devices"):
+        check_memory(SPEC, 10**9, processes=1, available=2**33)
+    check_memory(SPEC, 10**9, processes=2, available=2**33)
+    with (pytest.raises(RequestError, match=r"out of memory in a forward pass of 4 rows .* Half the rows \(2\) need half of that"),
+          memory_explained(PASSES, 10**6, processes=1)):
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="shape"), memory_explained(PASSES, 10**6, processes=1):
+        torch.ones(3).reshape(2)
 
 
 def test_an_optimizer_is_the_authors() -> None:
