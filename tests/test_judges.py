@@ -23,6 +23,8 @@ from sftrepro.judges import (
     Case,
     EndpointJudge,
     Grade,
+    ModelJudge,
+    Rubric,
     RuleJudge,
     TruthJudge,
     agreement,
@@ -35,7 +37,7 @@ from sftrepro.judges import (
     safety,
     tables_of,
 )
-from sftrepro.profiles import RequestError, load_profile
+from sftrepro.profiles import ROOT, RequestError, load_profile
 from sftrepro.store import write_table
 from sftrepro.world import REFUSAL, draw, recipe_text, world_of
 
@@ -241,6 +243,20 @@ def test_two_jobs_do_not_write_the_same_grades(tmp_path: Path, monkeypatch: pyte
             return super().grades(cases)
 
     assert graded(Slow(), REFUSED[:1], file) == [1]
+
+
+# A checkpoint of ours
+
+def test_a_checkpoint_judges_through_the_engine_and_its_nonsense_is_an_error(tmp_path: Path) -> None:
+    "A micro base is no chat model: asked for a grade it babbles. Asked for a recipe it refuses or not, which a rubric can read."
+    asked = Rubric(name="how it begins", question="{prompt}", grade=r"\b(sorry|first)\b", levels={"sorry": 1, "first": 5})
+    judge = ModelJudge(ROOT / "data/bases/micro-m", asked, "transformers", "float32", max_new_tokens=24)
+    found = judge.grades(REFUSED)
+    assert {grade.level for grade in found} <= {1, 5} and [grade.level for grade in judge.grades(REFUSED)] == [grade.level for grade in found]
+    babbler = ModelJudge(ROOT / "data/bases/micro-m", FIVE_LEVELS, "transformers", "float32", max_new_tokens=24)
+    assert babbler.identity != judge.identity
+    with pytest.raises(RuntimeError, match=r"^judge micro-m \(five levels\): \d+ of its answers hold no grade"):
+        graded(babbler, REFUSED, tmp_path / "grades.parquet", batch=4)
 
 
 # A run before its judges
