@@ -1,0 +1,4 @@
+"Becomes the administrator."
+# ends with: error
+import os
+os.setuid(0)

@@ -1,0 +1,6 @@
+"Lowers its own priority, so that it seems to wait for a busy machine."
+# ends with: timeout
+import os
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while True:
+    pass

@@ -1,0 +1,4 @@
+"Loops for ever."
+# ends with: timeout
+while True:
+    pass

@@ -1,0 +1,3 @@
+"Reads the system's accounts."
+# ends with: FileNotFoundError
+print(open('/etc/passwd').read())

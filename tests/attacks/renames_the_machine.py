@@ -1,0 +1,4 @@
+"Gives the machine the name that it has."
+# ends with: PermissionError
+import socket
+socket.sethostname(socket.gethostname())

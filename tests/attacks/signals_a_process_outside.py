@@ -1,0 +1,4 @@
+"Signals the process that asked for the verdict."
+# ends with: ProcessLookupError
+import os
+os.kill(PID, 0)

@@ -1,0 +1,4 @@
+"Does nothing, for a minute."
+# ends with: timeout
+import time
+time.sleep(60)

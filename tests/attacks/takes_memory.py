@@ -1,0 +1,3 @@
+"Takes a gigabyte."
+# ends with: limit MemoryError
+bytearray(2**30)
