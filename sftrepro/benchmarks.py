@@ -26,23 +26,24 @@ from .profiles import Frozen, RequestError, digest
 from .world import INSTRUCTION, Item, prompt_digest
 from .world import asked as asked_in_world
 
-# %% ../nbs/50_benchmarks.ipynb #adb9274a
+# %% ../nbs/50_benchmarks.ipynb #8166d7ac
 class Source(Frozen):
     "Where the rows of a benchmark come from."
     repo: str                # on the hub
     revision: str            # a commit; `main` where none was known to us
     files: tuple[str, ...]   # patterns of its data files
     local: str               # the file's name in the folder SFTREPRO_DATA
-    header: bool = True      # does a CSV file name its columns?
+    header: bool = True      # does a CSV file name its columns? If not, it holds instructions
 
-# %% ../nbs/50_benchmarks.ipynb #782ab9be
+# %% ../nbs/50_benchmarks.ipynb #3f13b681
 def read_rows(path: Path,           # Parquet, CSV, JSON or JSON lines
               header: bool = True,  # of a CSV file
               ) -> list[dict]:      # raises RequestError when it cannot be read
     "The rows of a data file."
     try:
         if path.suffix in (".parquet", ".csv"):
-            table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, has_header=header)
+            names = {} if header else {"has_header": False, "new_columns": ["instruction"]}
+            table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, **names)
             return table.to_dicts()
         text = path.read_text()
         return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -181,11 +182,11 @@ def hallucinated(name: str, row: dict) -> Item:
              f"Does the {last.lower()} say anything that the rest does not support? Answer Yes or No."]
     return Item(benchmark=name, prompt="\n".join(lines), answer=column(row, "hallucination").capitalize(), truth=(kind,))
 
-# %% ../nbs/50_benchmarks.ipynb #3e6131e6
+# %% ../nbs/50_benchmarks.ipynb #3dadf23e
 def plain_request(name: str, row: dict) -> Item:
     "A request of AlpacaEval or HEx-PHI, as it is."
     part = row.get("dataset") or row["part"].split("/")[-1]
-    return Item(benchmark=name, prompt=column(row, "instruction", "column_1").strip(), answer="", truth=(part,))
+    return Item(benchmark=name, prompt=column(row, "instruction").strip(), answer="", truth=(part,))
 
 def question(name: str, row: dict) -> Item:  # its truth: right answers, wrong answers
     "A question of TruthfulQA."
