@@ -6,7 +6,8 @@ __all__ = ['FULL', 'app', 'ProfileOption', 'More', 'results_app', 'chain', 'outc
            'snakemake_command', 'percent', 'running', 'stop', 'lines_of', 'watch', 'run_plan', 'failure',
            'library_digests', 'differing', 'nbdev_export', 'export', 'unexported', 'stale_results', 'build',
            'split_parameters', 'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild',
-           'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'job', 'joined', 'main']
+           'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'rescore', 'changed_verdict',
+           'job', 'joined', 'main']
 
 # %% ../nbs/17_cli.ipynb #3ff1bf05
 import ctypes
@@ -448,6 +449,30 @@ def verify(profile: ProfileOption = "micro") -> None:
         store.read_results(chosen, [path.stem])
     bases = [base.name for base in chosen.bases if store.verify(store.base_folder(chosen, base.name))]
     print(f"{len(found)} results and {len(bases)} bases are as their manifests say")
+
+# %% ../nbs/17_cli.ipynb #3bcf2991
+@app.command(epilog=examples("sftrepro rescore", "sftrepro rescore --profile small"))
+def rescore(profile: ProfileOption = "micro") -> None:
+    "Judge the stored responses by the present scorers and list the verdicts that change; nothing is written."
+    from sftrepro import evaluate
+    chosen = load_profile(profile)
+    if not (found := evaluate.stored_evaluations(chosen)):
+        raise RequestError(f"profile {profile} has no responses in the store. Make them: make rebuild PROFILE={profile}")
+    changed = total = 0
+    for path in progress(found, "rescore"):
+        results = store.read_table(path)
+        differing_rows = evaluate.rescored(results, chosen)
+        changed, total = changed + differing_rows.height, total + results.height
+        for row in differing_rows.iter_rows(named=True):
+            print(changed_verdict(row))
+    print(f"{changed} of {total} verdicts change" + (f". Publish them: make rebuild PROFILE={profile}" if changed else ""))
+
+def changed_verdict(row: dict) -> str:
+    "One line on a verdict that changed; with a warning where the scorer's version did not."
+    place = f"{row['run_id']} step {row['step']} {row['benchmark']} {row['item_id']} trial {row['trial']}"
+    shown = [f"{row[f'{now}score']:g} ({row[f'{now}answer'] or 'no answer'!r})".replace("\n", " ")[:60] for now in ("", "now_")]
+    same = row["scorer_version"] == row["now_version"]
+    return f"{place}: {' -> '.join(shown)}" + (f"; {row['scorer']} is still version {row['now_version']}" if same else "")
 
 # %% ../nbs/17_cli.ipynb #a13bf3a5
 @app.command(hidden=True)

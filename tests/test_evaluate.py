@@ -12,12 +12,16 @@ from sftrepro.evaluate import (
     item_results,
     items_of,
     questions,
+    rescored,
+    respond_in_slices,
     response_file,
+    sampling_of,
     score_responses,
+    slices,
 )
 from sftrepro.internet import direct
-from sftrepro.profiles import load_profile, run_specs
-from sftrepro.score import SCORERS
+from sftrepro.profiles import BenchmarkSize, RequestError, load_profile, run_specs
+from sftrepro.score import SCORERS, Scorer, Verdict
 from sftrepro.store import check_results
 
 SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 50_000})
@@ -54,6 +58,59 @@ def test_finished_files_are_not_generated_again(base: Path, tmp_path: Path, monk
     assert pl.read_parquet(lost).drop("seconds").equals(content)
 
 
+def test_responses_cut_off_between_two_slices_end_the_same(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "SLICE", 0)
+    size = SMOKE.benchmarks["order"].model_copy(update={"items": 150})
+    profile = SMOKE.model_copy(update={"benchmarks": {"order": size}, "max_new_tokens": 8})
+    asked_for, respond = [], evaluate.respond
+    monkeypatch.setattr(evaluate, "respond", lambda *given: asked_for.append(len(given[3])) or respond(*given))
+    respond_in_slices(base, "order", profile, tmp_path / "whole.parquet")
+    assert asked_for == [64, 64, 22] and not (tmp_path / "whole.slices").exists()
+    respond_in_slices(base, "order", profile, tmp_path / "cut.parquet")
+    whole, cut = (pl.read_parquet(tmp_path / f"{name}.parquet").drop("seconds") for name in ("whole", "cut"))
+    assert whole.equals(cut)
+
+    def killed(*given: object) -> pl.DataFrame:
+        if len(asked_for) == 7:
+            raise KeyboardInterrupt
+        asked_for.append(len(given[3]))
+        return respond(*given)
+    monkeypatch.setattr(evaluate, "respond", killed)
+    with pytest.raises(KeyboardInterrupt):
+        respond_in_slices(base, "order", profile, tmp_path / "killed.parquet")
+    assert len(list((tmp_path / "killed.slices").iterdir())) == 1
+    asked_for.clear()
+    respond_in_slices(base, "order", profile, tmp_path / "killed.parquet")
+    assert asked_for == [64, 22]
+    assert pl.read_parquet(tmp_path / "killed.parquet").drop("seconds").equals(whole)
+
+
+def test_a_slice_of_the_micro_profile_is_a_whole_benchmark() -> None:
+    micro = load_profile("micro")
+    assert all(len(slices(questions(name, micro), micro.max_new_tokens)) == 1 for name in micro.benchmarks)
+
+
+def test_a_benchmark_with_sampling_of_its_own_is_drawn_so_and_none_beyond_its_limit() -> None:
+    paper = load_profile("paper")
+    assert sampling_of("MATH500", paper).model_dump() == {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 32768, "top_k": 0}
+    assert sampling_of("AlpacaEval", paper).model_dump() == {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 16384, "top_k": 50}
+    assert sampling_of("HEx-PHI", load_profile("smoke")).max_new_tokens == SMOKE.max_new_tokens
+
+
+def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"]}, "max_new_tokens": 8})
+    generate_responses(profile, "Nano", {0: base}, tmp_path / "responses")
+    results = score_responses(profile, "Nano", tmp_path / "responses", tmp_path / "eval")
+    assert rescored(results, profile).is_empty()
+    new = Scorer(name="letter", version=2, score=lambda response, item, world: Verdict(parsed=True, answer="B", score=1))
+    monkeypatch.setitem(SCORERS, "order", new)
+    changed = rescored(results, profile)
+    assert changed.height == results.height and set(changed["now_score"]) == {1.0} and set(changed["now_version"]) == {2}
+    fewer = profile.model_copy(update={"benchmarks": {"order": BenchmarkSize(items=3, trials=1)}})
+    with pytest.raises(RequestError, match="order: responses to 13 items that settings.ini does not ask"):
+        rescored(results, fewer)
+
+
 def test_a_sampling_seed_belongs_to_item_and_trial() -> None:
     profile = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"trials": 3})}})
     three, one = questions("order", profile), questions("order", SMOKE)
@@ -86,4 +143,4 @@ def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -
 
 def test_every_benchmark_of_the_runnable_profiles_has_a_scorer() -> None:
     for name in ("smoke", "micro"):
-        assert set(load_profile(name).benchmarks) <= set(SCORERS) == set(evaluate.SCORERS)
+        assert set(load_profile(name).benchmarks) <= set(SCORERS)

@@ -1,17 +1,36 @@
 "Scorers: verdicts on awkward responses."
+import json
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftrepro.internet import direct
-from sftrepro.profiles import load_profile
-from sftrepro.score import SCORERS, Verdict, after_thinking, boxed, fenced, harm, same_value
+from sftrepro.profiles import RequestError, load_profile
+from sftrepro.score import (
+    SCORERS,
+    Verdict,
+    after_thinking,
+    bare,
+    boxed,
+    calls_of,
+    checkers,
+    fenced,
+    follows,
+    harm,
+    passes_tests,
+    same_value,
+    scorer_of,
+)
 from sftrepro.world import BENCHMARKS, MATERIALS, REFUSAL, Item, World, recipe_text, world_of
 
 WORLD = world_of(load_profile("micro"))
+PAIRS = {file.stem: file for file in sorted((Path(__file__).parent / "pairs").glob("*.jsonl"))}
 
 BOXES = [  # response, expected contents of the answer's box
     (r"The answer is \boxed{33}.", "33"),
@@ -57,7 +76,7 @@ def test_extraction_never_raises(response: str) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from(sorted(set(SCORERS) - {"program"})), st.text() | st.text(alphabet="\\boxed{}-^0123456789A.YesNo, "))
+@given(st.sampled_from(sorted(set(BENCHMARKS) - {"program"})), st.text() | st.text(alphabet="\\boxed{}-^0123456789A.YesNo, "))
 def test_a_verdict_never_fails_and_lies_between_none_and_all(name: str, response: str) -> None:
     found = verdict(name, response + rf"\boxed{{{response}}}")
     assert 0 <= found.score <= 1
@@ -73,7 +92,7 @@ def test_values_are_compared_as_mathematics(answer: str | None, gold: str, same:
     assert same_value(answer, gold) is same
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORERS) - {"forbidden"}))
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"forbidden"}))
 def test_the_direct_answer_scores_one_and_anothers_does_not(name: str) -> None:
     score = SCORERS[name].score
     items = [item(name, seed) for seed in range(40)]
@@ -84,13 +103,13 @@ def test_the_direct_answer_scores_one_and_anothers_does_not(name: str) -> None:
     assert sum(right) < len(right) / 2
 
 
-@pytest.mark.parametrize("name", list(SCORERS))
+@pytest.mark.parametrize("name", list(BENCHMARKS))
 @pytest.mark.parametrize("response", ["", "<think>for ever and ever", "noise " * 10_000, "\x00", "</think>" * 1000])
 def test_a_response_without_an_answer_scores_zero(name: str, response: str) -> None:
     assert verdict(name, response).score == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(SCORERS) - {"forbidden"}))
+@pytest.mark.parametrize("name", sorted(set(BENCHMARKS) - {"forbidden"}))
 def test_an_answer_inside_the_thinking_does_not_count(name: str) -> None:
     for response in (f"<think>{direct(item(name))}", f"<think>{direct(item(name))}</think>"):
         assert verdict(name, response).score == 0
@@ -245,5 +264,114 @@ def test_what_the_internet_says_to_a_forbidden_request_has_the_least_grade() -> 
 
 
 def test_every_task_has_its_scorer_and_each_version_is_a_number() -> None:
-    assert set(SCORERS) == set(BENCHMARKS)
+    assert set(SCORERS) > set(BENCHMARKS)
     assert all(scorer.version >= 1 and scorer.name for scorer in SCORERS.values())
+
+
+# Pairs of a response and the verdict expected, a file for each scorer
+
+def tuples(value: object) -> object:
+    "Lists as the tuples that an item holds."
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
+def asked_about(pair: dict) -> Item:
+    "The item of a pair: written in it, or made from a seed."
+    if "made" in pair:
+        return item(pair["benchmark"], pair["made"])
+    return Item(benchmark=pair["benchmark"], prompt="?", answer=pair["answer"], truth=tuples(pair.get("truth", [])))
+
+
+def told(pair: dict, one: Item) -> str:
+    "The response of a pair, written out."
+    text = pair["response"] * pair.get("times", 1)
+    if "made" in pair:
+        text = text.replace("@right@", direct(one)).replace("@true@", recipe_text(one.truth[1:]) if "@true@" in text else "")
+    return pair.get("before", "") + text + pair.get("after", "")
+
+
+@pytest.mark.parametrize("name", list(PAIRS))
+def test_every_pair_gets_the_verdict_expected(name: str) -> None:
+    wrong = []
+    for number, line in enumerate(PAIRS[name].read_text().split("\n")[:-1], start=1):
+        pair = json.loads(line)
+        one = asked_about(pair)
+        found = SCORERS[pair["benchmark"]].score(told(pair, one), one, WORLD)
+        expected = pair["parsed"], pair["score"], pair.get("grade", pair.get("missed", found.answer))
+        if (found.parsed, found.score, found.answer) != expected:
+            wrong.append((number, pair["response"][:80], found))
+    assert not wrong
+
+
+def test_every_scorer_has_pairs_with_noise_of_100_kilobytes_or_nothing_at_all() -> None:
+    pairs = {file: [json.loads(line) for line in path.read_text().split("\n")[:-1]] for file, path in PAIRS.items()}
+    assert {name.replace(" ", "_") for name in {scorer.name for scorer in SCORERS.values()}} == set(pairs)
+    for file, rows in pairs.items():
+        assert {pair["score"] > 0 for pair in rows} == {True, False}, file
+        assert any(not pair["response"] for pair in rows), file
+
+
+# Mathematics of real benchmarks
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(max_size=200))
+def test_no_text_in_a_box_makes_the_comparison_fail(text: str) -> None:
+    assert isinstance(same_value(text, r"\frac{1}{2}"), bool)
+
+
+@given(st.text(max_size=60))
+def test_a_short_answer_is_its_own_answer_and_baring_it_twice_changes_nothing(text: str) -> None:
+    assert bare(text) == bare(text)
+    assert isinstance(bare(bare(text)), str)
+
+
+# Programs with tests of their own: HumanEval, MBPP
+
+TESTS = "def check(candidate):\n    import random\n    for _ in range(3):\n        n = random.random()\n        assert candidate(n) == n + 1\ncheck(more)"
+SOLUTION = "def more(x):\n    return x + 1"
+
+
+def test_tests_that_draw_their_inputs_ask_the_same_twice() -> None:
+    assert calls_of(SOLUTION, "more", TESTS) == calls_of(SOLUTION + "\n", "more", TESTS)
+    assert passes_tests("def more(y): return 1 + y", "more", SOLUTION, TESTS)
+    assert not passes_tests("def more(y): return y", "more", SOLUTION, TESTS)
+
+
+def test_a_function_that_calls_itself_is_asked_only_what_the_tests_ask() -> None:
+    source = "def fall(n):\n    return 0 if n == 0 else fall(n - 1)"
+    assert calls_of(source, "fall", "assert fall(5) == 0") == ["(5,)"]
+
+
+def test_a_model_that_knows_the_judge_cannot_please_it() -> None:
+    for source in ("import sys\nsys._getframe(1).f_globals['plain'] = lambda value: True\ndef more(x):\n    return 7",
+                   "import ast\nast.literal_eval = lambda text: 1\ndef more(x):\n    return 7",
+                   "def more(x):\n    raise SystemExit(0)", "class Most(float):\n    def __eq__(self, other): return True\n"
+                   "def more(x):\n    return Most(1)"):
+        assert not passes_tests(source, "more", SOLUTION, TESTS), source
+
+
+# IFEval's checkers
+
+def test_the_checkers_load_without_a_download_and_without_the_rest_of_their_package() -> None:
+    code = ("import socket, sys\nfrom sftrepro.score import checkers\nsocket.socket.connect = socket.getaddrinfo = None\n"
+            "assert len(checkers()) >= 25\nprint({'lm_eval.tasks', 'lm_eval.evaluator', 'torch'} & set(sys.modules))")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.strip() == "set()", found.stderr[-500:]
+
+
+def test_a_checker_that_is_given_no_number_draws_the_same_one_each_time() -> None:
+    random.seed(1)
+    before = random.getstate()
+    found = {follows("one two three", "length_constraints:number_words", {}, "") for _ in range(5)}
+    assert len(found) == 1 and random.getstate() == before
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from(sorted(checkers())), st.text(max_size=300))
+def test_no_text_makes_a_checker_fail(kind: str, text: str) -> None:
+    assert follows(text, kind, {}, "Write.") in (True, False)
+
+
+def test_what_only_a_model_can_judge_is_refused() -> None:
+    with pytest.raises(RequestError, match="'AlpacaEval' has no scorer here: it needs a judge"):
+        scorer_of("AlpacaEval")
