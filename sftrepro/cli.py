@@ -337,14 +337,15 @@ def expected(planned: list[Job], profile: Profile, on: Hardware) -> str:
     parts = [f"{gpu:,.0f} GPU-hours ({on.name})"] if gpu else [f"{duration(core / cores())} on {cores()} cores"]
     return f"about {parts[0]} and {space(sum(cost.disk for cost in costs))} of disk. Each job: sftrepro plan --profile {profile.name}"
 
-# %% ../nbs/17_cli.ipynb #4495f6ef
+# %% ../nbs/17_cli.ipynb #d34182ee
 DRY = {"-n", "--dry-run", "--dryrun"}
 
 def dry_run(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:
     "Let Snakemake say what it would do."
     command = snakemake_command(write_plan(planned, profile, on, on_cluster(more)), more)
     quiet = command.index("--quiet")
-    ended = subprocess.run(command[:quiet] + command[quiet + 2:], capture_output=True, text=True)
+    many = ["--cores", "10000"] if on_cluster(more) else []  # or a dry run shows one thread for each job
+    ended = subprocess.run(command[:quiet] + command[quiet + 2:] + many, capture_output=True, text=True)
     print(ended.stdout)
     if ended.returncode:
         raise RequestError(f"Snakemake: {(ended.stderr.strip().splitlines() or ['no word'])[-1]}")
@@ -432,13 +433,14 @@ def sftrepro() -> None:
     Exit code 0: done. 1: a job failed. 2: the request was wrong. With --debug errors come with their traceback.
     """
 
-# %% ../nbs/17_cli.ipynb #39a4fa57
+# %% ../nbs/17_cli.ipynb #e409e270
 @app.command(epilog=examples("sftrepro book", "sftrepro book --profile smoke"))
 def book(profile: ProfileOption = "micro") -> None:
     "Run the chapters that are stale, from published results, and render the book."
     build(profile, "book", [])
 
-@app.command(epilog=examples("sftrepro rebuild --profile smoke", "sftrepro rebuild --profile paper -- --executor slurm --jobs 20"))
+@app.command(epilog=examples("sftrepro rebuild --profile smoke", "sftrepro rebuild --profile paper -- --executor slurm --jobs 20",
+                               "sftrepro rebuild --profile paper -- --executor slurm --jobs 20 --dry-run"))
 def rebuild(profile: ProfileOption = "micro", hardware: HardwareOption = None, more: More = None) -> None:
     "Make everything that is stale: bases, data, runs, results, chapters, book. Goes on where an earlier one was stopped."
     build(profile, "rebuild", more or [], chosen_hardware(hardware, load_profile(profile)))
