@@ -1,5 +1,9 @@
 # The jobs of a plan, on local cores or on a cluster. `sftrepro rebuild` writes the plan (nbs/17_cli.ipynb) and calls this;
-# what is stale was decided there, so a job runs if and only if the plan lists it.
+# what is stale was decided there, so a job runs if and only if the plan lists it. Threads, GPUs, megabytes and minutes are
+# in the plan as well; Slurm and Kubernetes ask their cluster for them:
+#   sftrepro rebuild --profile paper -- --executor slurm --jobs 20
+#   sftrepro rebuild --profile paper -- --executor kubernetes --jobs 20 --container-image IMAGE
+# The repository and the store (SFTREPRO_STORE) must be at the same path everywhere.
 import json
 
 with open(config["plan"]) as file:
@@ -16,6 +20,9 @@ rule job:
     input: lambda wildcards: [f"stamps/{need}" for need in PLAN["jobs"][wildcards.job]["needs"]]
     output: touch("stamps/{job}")
     threads: lambda wildcards: PLAN["jobs"][wildcards.job]["threads"]
-    resources: gpu=lambda wildcards: PLAN["jobs"][wildcards.job]["gpu"]
+    resources:
+        gpu=lambda wildcards: PLAN["jobs"][wildcards.job]["gpu"],
+        mem_mb=lambda wildcards: PLAN["jobs"][wildcards.job]["mem_mb"],
+        runtime=lambda wildcards: PLAN["jobs"][wildcards.job]["runtime"],
     params: command=PLAN["command"]
     shell: "export OMP_NUM_THREADS={threads} SFTREPRO_PARENT=$PPID; exec {params.command} {wildcards.job:q}"

