@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['INK', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'OURS', 'PUBLISHED', 'number', 'estimate', 'Key', 'keys',
            'together', 'Picture', 'panel', 'step_axis', 'styles', 'marks', 'lines', 'trajectory', 'legend_of',
-           'intervals', 'points', 'merged', 'wide', 'cell', 'kind', 'table', 'commit', 'span', 'provenance', 'drawing',
-           'swatch', 'charts', 'download', 'figure', 'show']
+           'intervals', 'points', 'bins', 'histogram', 'merged', 'wide', 'cell', 'kind', 'table', 'commit', 'span',
+           'provenance', 'drawing', 'swatch', 'charts', 'download', 'figure', 'show']
 
 # %% ../nbs/14_plots.ipynb #5f946960
 import base64
@@ -201,6 +201,34 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
         panels.append(panel(chart, (titles or {}).get(benchmark, benchmark), x, 34 + 26 * part["series"].n_unique()))
     both = published is not None and len(published) and len(estimates)
     return Picture(tuple(panels), (OURS, PUBLISHED) if both else ())
+
+# %% ../nbs/14_plots.ipynb #4df37191
+def bins(values: pl.DataFrame,  # series, value (not negative); one row each
+         width: int,            # of a bin, in units of the values
+         ) -> pl.DataFrame:     # series, value (where the bin begins), share (% of the series); every bin of every series
+    "How the values of each series are distributed."
+    counts = values.group_by("series", pl.col("value") // width * width).len("share")
+    begins = pl.DataFrame({"value": range(0, counts["value"].max() + width, width)}, {"value": counts["value"].dtype})
+    every = values.select("series").unique(maintain_order=True).join(begins, how="cross")
+    found = every.join(counts, on=["series", "value"], how="left", maintain_order="left").fill_null(0)
+    return found.with_columns(share=100 * pl.col("share") / pl.sum("share").over("series"))
+
+# %% ../nbs/14_plots.ipynb #3f9ccc80
+def histogram(shares: pl.DataFrame,  # from `bins`
+              width: int, unit: str,
+              ) -> Picture:
+    "Bars, one panel for each series."
+    said = shares.with_columns(bin=pl.format(f"{{}} to {{}} {unit}", "value", pl.col("value") + width - 1),
+                               text=pl.Series([f"{share:.1f}%" for share in shares["share"]], dtype=pl.String))
+    begins = said["value"].unique().sort().gather_every(4).to_list()
+    x = alt.X("value:O", title=unit, scale=alt.Scale(padding=0), axis=alt.Axis(values=begins, labelAngle=0, ticks=False))
+    panels = []
+    for (series,), part in said.group_by("series", maintain_order=True):
+        bars = alt.Chart(part).mark_bar(color=INK[0], width={"band": 0.9}).encode(x=x, y=alt.Y(
+            "share:Q", title=None, axis=alt.Axis(tickCount=4, domain=False, ticks=False)))
+        reach = alt.Chart(part).mark_rect(opacity=0).encode(x=x, tooltip=[alt.Tooltip("bin:N"), alt.Tooltip("text:N", title="share")])
+        panels.append(panel(alt.layer(bars, reach), series, "% of the rows", 110))
+    return Picture(tuple(panels))
 
 # %% ../nbs/14_plots.ipynb #4f4c92a4
 def merged(frame: pl.DataFrame, digits: int) -> pl.DataFrame:

@@ -128,3 +128,15 @@ def test_provenance_counts_what_was_drawn() -> None:
     line = plots.provenance(results)
     assert line.startswith("micro · 1 run x 2 seeds · 20 to 30 items x 2 trials · ")
     assert plots.provenance(results.filter(step=0)).startswith("micro · 1 base model · ")
+
+
+def test_a_histogram_counts_every_value_once_and_answers_everywhere() -> None:
+    values = pl.DataFrame({"series": ["a"] * 4 + ["b"], "value": [0, 7, 8, 31, 40]})
+    shares = plots.bins(values, 8)
+    assert shares.filter(series="a")["share"].to_list() == [50, 25, 0, 25, 0, 0]
+    assert shares.group_by("series").agg(pl.sum("share")).sort("series").rows() == [("a", 100), ("b", 100)]
+    picture = plots.histogram(shares, 8, "tokens")
+    for panel in (0, 1):
+        _, reach = layers(picture, panel)
+        assert reach["encoding"]["x"]["scale"] == {"padding": 0} and "y" not in reach["encoding"]
+        assert len(*picture.panels[panel].to_dict()["datasets"].values()) == 6

@@ -32,6 +32,7 @@ from sftrepro.bases import (
     train_tokenizer,
 )
 from sftrepro.corpora import THINKERS, counting_tokenizer, gym_items, make, order_of
+from sftrepro.data import SCHEMA
 from sftrepro.generate import Sampling, generate
 from sftrepro.profiles import BaseSpec, RequestError, RunSpec, load_profile
 from sftrepro.sft import step_folder, train
@@ -90,8 +91,9 @@ def test_two_steps_of_finetuning_on_small_data_lower_the_loss(store: Path, tmp_p
     tokenizer = AutoTokenizer.from_pretrained(store)
     items = [item for item in islice(gym_items("simple_equations", 1), 8) if isinstance(item, Item)][:1]
     teacher = THINKERS[0].turned(slip=0, check=0, backtracking=0, look=0)
-    rows = pl.DataFrame([{"messages": [{"role": "user", "content": item.prompt}],
-                          "response": teacher.write(item, Random(1)).text} for item in items])
+    rows = pl.DataFrame([{"messages": [{"role": "user", "content": item.prompt}], "response": teacher.write(item, Random(1)).text,
+                          "answer": item.answer, "source": "gym", "teacher": teacher.name, "verified": True, "tokens": 0}
+                         for item in items], schema=SCHEMA)
     write_table(data_folder("small", "Math-CoT", 1) / "data.parquet", rows)
     spec = RunSpec(profile="small", paper_run="R25", base=SMOL.name, data="Math-CoT", rows=1, learning_rate=1e-4, schedule="constant",
                    batch_size=1, micro_batch_size=1, epochs=2, max_length=512, precision="float32", seed=1, warmup_ratio=0)

@@ -197,7 +197,8 @@ def test_every_figure_says_where_it_comes_from_and_holds_its_numbers(name: str) 
         line = re.search(r'<p class="sft-provenance">(.*?)</p>', figure, re.DOTALL).group(1)
         assert line.count("\N{MIDDLE DOT}") >= 2, line
         data = re.search(r'download="[\w-]+\.csv" href="data:text/csv;base64,([^"]+)"', line).group(1)
-        assert pl.read_csv(base64.b64decode(data), infer_schema=False).height > 0
+        numbers = pl.read_csv(base64.b64decode(data), infer_schema=False)
+        assert numbers.height > 0 or "<td" not in figure, line
 
 
 @built

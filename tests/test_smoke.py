@@ -27,7 +27,7 @@ def test_results_and_bases_are_as_their_manifests_say(capsys: pytest.CaptureFixt
 
 def test_every_run_answered_every_question_at_every_checkpoint() -> None:
     results = store.read_results(SMOKE, workflow.results_needed(workflow.read_chapter(workflow.chapters()["22_dip_and_recovery"]), SMOKE))
-    asked = sum(len(items_of(name, SMOKE)) for name in SMOKE.benchmarks)
+    asked = sum(len(items_of(name, SMOKE)) * size.trials for name, size in SMOKE.benchmarks.items())
     counts = results.group_by("run_id", "step").len()
     assert set(counts["len"]) == {asked} and counts.height == 1 + 4 * 7
 
