@@ -129,10 +129,13 @@ def test_a_world_of_another_size_is_refused_by_the_process(torchrun: Callable, t
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the launch would be a real one")
-def test_a_sharded_launch_without_gpus_is_refused_and_does_not_train_apart(tmp_path: Path) -> None:
+def test_a_launch_that_starts_fewer_processes_is_refused(tmp_path: Path) -> None:
+    asked = yaml.safe_load((CONFIGS / "gpu-8.yaml").read_text()) | {"distributed_type": "NO"}  # then accelerate starts one
+    (config := tmp_path / "one.yaml").write_text(yaml.safe_dump(asked))
+    (folder := tmp_path / "run").mkdir()
     with pytest.raises(RequestError, match="2 processes were asked for and the world has 1: each would train alone"):
-        launch(SPEC, tmp_path, 2)
-    assert {path.name for path in tmp_path.iterdir()} <= {"spec.json", REFUSAL, "trainer"}
+        launch(SPEC, folder, 2, config)
+    assert {path.name for path in folder.iterdir()} <= {"spec.json", REFUSAL, "trainer"}
 
 
 @pytest.mark.parametrize(("name", "machines", "processes"), [("gpu-1", 1, 1), ("gpu-8", 1, 8), ("gpu-2x8", 2, 16)])
