@@ -5,7 +5,7 @@ __all__ = ['UNPARSED', 'RECORD', 'REPLAY', 'PLAIN', 'ENTRY', 'ABBREVIATIONS', 'S
            'same_value', 'Verdict', 'score_value', 'score_letter', 'fenced', 'score_program', 'score_instruction',
            'score_statement', 'score_myth', 'score_how_to', 'harm', 'score_forbidden', 'calls_of', 'passes_tests',
            'score_tests', 'values', 'answers_all', 'score_contest', 'bare', 'score_short', 'sentences', 'words_of',
-           'checkers', 'follows', 'score_instructed', 'score_judgement', 'Scorer', 'scorer_of']
+           'checkers', 'follows', 'score_instructed', 'score_judgement', 'Scorer', 'unjudged', 'scorer_of']
 
 # %% ../nbs/08_score.ipynb #783a0dd4
 import json
@@ -63,12 +63,12 @@ def same_value(answer: str | None,  # from a box
         return int(answer) == int(gold) if re.fullmatch(r"-?\d{1,4000}", gold) else False
     return verify(parse(f"${gold}$"), parse(f"${answer}$"))
 
-# %% ../nbs/08_score.ipynb #bd763d24
+# %% ../nbs/08_score.ipynb #981c988a
 class Verdict(Frozen):
     "What a scorer says of one response."
     parsed: bool        # was there an answer in the asked-for format?
     answer: str | None  # the answer as extracted
-    score: float        # 0 to 1
+    score: float | None  # 0 to 1; None where a judge has to say it (chapter 51)
 
 UNPARSED = Verdict(parsed=False, answer=None, score=0)
 
@@ -336,7 +336,12 @@ class Scorer(Frozen):
     version: int
     score: Callable[[str, Item, World], Verdict]
 
-# %% ../nbs/08_score.ipynb #a06bf068
+# %% ../nbs/08_score.ipynb #126bc552
+def unjudged(response: str, item: Item, world: World) -> Verdict:
+    "An answer that a judge has still to grade (AlpacaEval, TruthfulQA, HEx-PHI)."
+    return Verdict(parsed=bool(after_thinking(response)), answer=None, score=None)
+
+# %% ../nbs/08_score.ipynb #a40a00aa
 SCORERS = {
     "arithmetic": Scorer(name="value", version=1, score=score_value),
     "competition": Scorer(name="value", version=1, score=score_value),
@@ -357,10 +362,11 @@ SCORERS |= {
     "MBPP": Scorer(name="tests", version=1, score=score_tests),
     "BBH": Scorer(name="short answer", version=1, score=score_short),
     "IFEval": Scorer(name="instructions", version=1, score=score_instructed),
-    "HaluEval": Scorer(name="last yes or no", version=1, score=score_judgement)}
+    "HaluEval": Scorer(name="last yes or no", version=1, score=score_judgement),
+    **dict.fromkeys(("AlpacaEval", "TruthfulQA", "HEx-PHI"), Scorer(name="judge", version=1, score=unjudged))}
 
 def scorer_of(benchmark: str) -> Scorer:  # raises RequestError
     "The scorer of a benchmark."
     if benchmark not in SCORERS:
-        raise RequestError(f"benchmark {benchmark!r} has no scorer here: it needs a judge. Scorers: {', '.join(SCORERS)}")
+        raise RequestError(f"benchmark {benchmark!r} has no scorer. Scorers: {', '.join(SCORERS)}")
     return SCORERS[benchmark]

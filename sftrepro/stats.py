@@ -286,7 +286,7 @@ def measured(profile: Profile,
     tuned, bases = (store.read_results(profile, names["run_id"].unique().sort().to_list()) for names in (series, starts))
     return chosen(pl.concat([bases.join(starts, on="run_id"), tuned.join(series, on="run_id")]), profile, benchmarks)
 
-# %% ../nbs/12_stats.ipynb #ac02e796
+# %% ../nbs/12_stats.ipynb #7524b1ba
 def measured_bases(profile: Profile, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
     "Item results of the profile's base models before any training."
     results = store.read_results(profile, [base.name for base in profile.bases])
@@ -295,7 +295,8 @@ def measured_bases(profile: Profile, benchmarks: Sequence[str] = ()) -> pl.DataF
 def chosen(results: pl.DataFrame, profile: Profile, benchmarks: Sequence[str]) -> pl.DataFrame:
     "The rows of some benchmarks, in the order asked for."
     order = pl.DataFrame({"benchmark": named(profile, benchmarks)}, {"benchmark": pl.String})
-    return order.join(results, on="benchmark", maintain_order="left_right").with_columns(unparsed=~pl.col("parsed"))
+    whole = results.filter(pl.col("score").is_not_null().all().over("benchmark", "item_id"))
+    return order.join(whole, on="benchmark", maintain_order="left_right").with_columns(unparsed=~pl.col("parsed"))
 
 # %% ../nbs/12_stats.ipynb #9e4bba12
 CHANCE = {name: float(benchmark.chance) for benchmark in BENCHMARKS.values() for name in (benchmark.name, benchmark.paper)}

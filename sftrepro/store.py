@@ -301,7 +301,7 @@ def locked(path: Path,   # the lock file
         file.flush()
         yield
 
-# %% ../nbs/11_store.ipynb #9aef3e43
+# %% ../nbs/11_store.ipynb #fca3d39c
 ITEM_RESULTS = pa.DataFrameSchema({
     "profile": pa.Column(str),
     "run_id": pa.Column(str),
@@ -319,7 +319,8 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "truncated": pa.Column(bool),            # no end of sequence within `max_new_tokens`
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
-    "score": pa.Column(float, pa.Check.in_range(0, 1)),
+    "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none
+    "grades": pa.Column(pl.List(pl.Struct({"judge": pl.String, "grade": pl.Float64})), nullable=True),  # of chapter 51
     "scorer": pa.Column(str),
     "scorer_version": pa.Column(int),
     "engine": pa.Column(str),
@@ -329,7 +330,8 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "max_new_tokens": pa.Column(int, pa.Check.ge(1)),
     "sampling_seed": pa.Column(int),
     "seconds": pa.Column(float, pa.Check.ge(0)),
-}, strict=True, coerce=True, unique=["run_id", "step", "benchmark", "item_id", "trial"])
+}, pa.Check(lambda data: data.lazyframe.select(pl.any_horizontal(pl.col("score", "grades").is_not_null())), name="score or grades"),
+    strict=True, coerce=True, unique=["run_id", "step", "benchmark", "item_id", "trial"])
 
 # %% ../nbs/11_store.ipynb #6792f3c5
 def check_results(frame: pl.DataFrame,  # item results

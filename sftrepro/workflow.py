@@ -8,9 +8,9 @@ __all__ = ['FUNCTIONS', 'SCOPES', 'Library', 'ENTRIES', 'WHICH', 'Goal', 'QUIET'
            'evaluation_jobs', 'base_job', 'base_jobs', 'data_job', 'run_jobs', 'results_needed', 'chapter_job', 'jobs',
            'settings_used', 'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs',
            'Inputs', 'Flow', 'flow', 'differences', 'in_words', 'sealed', 'results_reasons', 'file_digest',
-           'chapter_reasons', 'book_reasons', 'reasons', 'plan', 'check_bases', 'check_results', 'work', 'checkpoints',
-           'make', 'damaged', 'checked', 'converted', 'JobFailed', 'noted_reads', 'execute', 'chapter_error',
-           'run_chapter', 'render', 'do']
+           'chapter_reasons', 'book_reasons', 'reasons', 'plan', 'check_bases', 'check_results', 'function_of', 'work',
+           'checkpoints', 'make', 'damaged', 'checked', 'converted', 'JobFailed', 'noted_reads', 'execute',
+           'chapter_error', 'run_chapter', 'render', 'do']
 
 # %% ../nbs/15_workflow.ipynb #7c27cd1b
 import ast
@@ -229,9 +229,10 @@ def find_chapter(name: str,   # `22`, `dip` or `22_dip_and_recovery`
         raise RequestError(f"chapter {name!r} {problem}. Chapters: {', '.join(chapters())}")
     return found[0]
 
-# %% ../nbs/15_workflow.ipynb #887562a9
+# %% ../nbs/15_workflow.ipynb #014da4ed
 ENTRIES = {"pretrain": ("bases.pretrain",), "fetch": ("bases.load_base",), "train": ("sft.train",),
-           "generate": ("evaluate.generate_responses",), "score": ("evaluate.score_responses", "store.publish_results")}
+           "generate": ("evaluate.generate_responses",),
+           "score": ("evaluate.score_responses", "judges.judged", "store.publish_results")}
 
 def entries(kind: str, profile: Profile) -> tuple[str, ...]:
     "The functions that do a kind of job, the one that is called first; data comes from the world or from real questions."
@@ -495,11 +496,16 @@ def check_results(this: Flow, stems: list[str]) -> None:
         if results := this.jobs[f"chapter/{stem}"].spec["results"]:
             store.read_results(this.profile, results, f"chapter {stem}")
 
-# %% ../nbs/15_workflow.ipynb #e5028ee7
+# %% ../nbs/15_workflow.ipynb #84e21f15
+def function_of(entry: str) -> Callable:  # `module.function`; imported when it is called for
+    "A function of the library."
+    module, name = entry.split(".")
+    return getattr(importlib.import_module(f"sftrepro.{module}"), name)
+
 def work(job: Job, this: Flow, folder: Path) -> None:
     "Call the library's function for a job below the chapters."
-    entry, profile = entries(job.kind, this.profile)[0], this.profile
-    function = getattr(importlib.import_module(f"sftrepro.{entry.split('.')[0]}"), entry.split(".")[1])
+    function, *others = map(function_of, entries(job.kind, this.profile))
+    profile = this.profile
     match job.kind:
         case "pretrain" | "fetch":
             function(next(base for base in profile.bases if base.name == job.key), profile, folder)
@@ -510,8 +516,10 @@ def work(job: Job, this: Flow, folder: Path) -> None:
         case "generate":
             function(profile, job.key, checkpoints(job, this), folder)
         case "score":
-            results = function(profile, job.key, this.jobs[job.needs[0]].output, folder)
-            store.publish_results(profile, job.key, results, this.inputs[job.name])
+            scored = function(profile, job.key, this.jobs[job.needs[0]].output, folder)
+            judge, publish = others
+            graded = judge(scored, profile, store.run_folder(profile.name, job.key) / "judges")
+            publish(profile, job.key, graded, this.inputs[job.name])
 
 # %% ../nbs/15_workflow.ipynb #a5f498e8
 def checkpoints(job: Job, this: Flow) -> dict[int, Path]:

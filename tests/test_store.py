@@ -19,7 +19,7 @@ from sftrepro.profiles import RequestError, load_profile
 SMOKE = load_profile("smoke")
 ROW = {"profile": "smoke", "run_id": "Nano", "run_name": "Nano", "base": "Nano", "data": "base", "seed": 0, "step": 0,
        "benchmark": "order", "item_id": "1", "trial": 0, "prompt_digest": "d", "response": "I think B", "tokens": 3,
-       "truncated": False, "parsed": True, "answer": "B", "score": 1.0, "scorer": "choice", "scorer_version": 1,
+       "truncated": False, "parsed": True, "answer": "B", "score": 1.0, "grades": None, "scorer": "choice", "scorer_version": 1,
        "engine": "transformers", "engine_version": "5", "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 16,
        "sampling_seed": 1, "seconds": 0.1}
 
@@ -166,12 +166,14 @@ def test_a_lock_names_its_holder_and_is_gone_when_that_is_killed(tmp_path: Path)
     holder.wait()
 
 
-@given(st.lists(st.tuples(st.integers(0, 640), st.floats(0, 1), st.booleans(), st.none() | st.text(max_size=5)),
+@given(st.lists(st.tuples(st.integers(0, 640), st.floats(0, 1), st.booleans(), st.none() | st.text(max_size=5), st.none() | st.integers(1, 5)),
                 min_size=1, max_size=8))
 @settings(max_examples=25, deadline=None)
 def test_published_results_come_back_as_they_were_without_the_responses(values: list[tuple]) -> None:
-    frame = pl.DataFrame([ROW | {"item_id": str(number), "step": step, "score": score, "truncated": truncated, "answer": answer}
-                          for number, (step, score, truncated, answer) in enumerate(values)], schema_overrides={"answer": str})
+    frame = pl.DataFrame([ROW | {"item_id": str(number), "step": step, "score": score, "truncated": truncated, "answer": answer,
+                                "grades": None if grade is None else [{"judge": "rules", "grade": float(grade)}]}
+                          for number, (step, score, truncated, answer, grade) in enumerate(values)],
+                         schema_overrides={"answer": str, "grades": store.ITEM_RESULTS.columns["grades"].dtype.type})
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFTREPRO_STORE", place)
         store.publish_results(SMOKE, "Nano", frame, {"by": "test"})

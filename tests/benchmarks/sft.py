@@ -3,7 +3,7 @@
 All three take the same rows of `Math-CoT` in batches of 32, from the same committed base, in turns within one process,
 and are timed in seconds of the processor, so that other work on the machine tells little. The bare loop has the same
 order, padding and precision as ours, attention mask and full logits as `model(**batch).loss` makes them, and no logging.
-TRL is given the tokens and labels, the batch size and nothing else: its defaults are bfloat16 arithmetic, gradient
+TRL is given the tokens and labels, the batch size, the processor and nothing else: its defaults are bfloat16 arithmetic, gradient
 checkpointing, shuffled rows, entropy and accuracy in every step. Ours is run in float32 and in bfloat16 arithmetic.
 The first step of each turn is not counted.
 
@@ -89,7 +89,8 @@ def contestants(spec, folder, rows, tokenizer):
         found[f"ours, {precision}"] = lambda ours=ours: turn(ours)
         loop = model()
         found[f"bare, {precision}"] = lambda loop=loop, kind=precision: bare(loop, batches, spec, kind)
-    settings = SFTConfig(output_dir=str(folder / "trl"), per_device_train_batch_size=32, max_steps=STEPS)
+    settings = SFTConfig(output_dir=str(folder / "trl"), per_device_train_batch_size=32, max_steps=STEPS,
+                         use_cpu=not torch.cuda.is_available(), report_to=[])
     theirs = SFTTrainer(model(), settings, train_dataset=rows, processing_class=tokenizer)
     return found | {"TRL": lambda: turn(theirs)}
 
