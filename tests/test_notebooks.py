@@ -49,7 +49,7 @@ def test_a_cleaned_notebook_keeps_its_parameters_and_runs_with_others(tmp_path: 
     assert json.loads((tmp_path / "executed.ipynb").read_text())["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
 
 
-@pytest.mark.parametrize("stem", [stem for stem in workflow.chapters() if stem >= "20"])
+@pytest.mark.parametrize("stem", [stem for stem in workflow.chapters() if "20" <= stem < "50" or stem >= "90"])
 def test_every_experiment_declares_its_parameters(stem: str) -> None:
     parameters = workflow.read_chapter(workflow.chapters()[stem]).parameters
     assert parameters.get("profile") == "micro"

