@@ -5,7 +5,7 @@ __all__ = ['SLICE', 'VERDICT', 'items_of', 'questions', 'response_file', 'sampli
            'respond_in_slices', 'generate_responses', 'identity', 'verdicts', 'item_results', 'score_responses',
            'rescored', 'stored_evaluations']
 
-# %% ../nbs/10_evaluate.ipynb #9dff2458
+# %% ../nbs/10_evaluate.ipynb #2f929170
 import shutil
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from .benchmarks import REAL, asked, real_items
 from .generate import Sampling, engine_version, generate
 from .profiles import Profile, RequestError, digest, run_specs
 from .score import scorer_of
-from .store import ITEM_RESULTS, read_table, store_root, write_table
+from .store import GRADES, ITEM_RESULTS, read_table, store_root, write_table
 from .world import Item, draw, prompt_digest, world_of
 
 # %% ../nbs/10_evaluate.ipynb #8e6bc0e2
@@ -119,13 +119,13 @@ def verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.Da
     judged = [score(text, items[item], world) for item, text in responses.select("item_id", "text").iter_rows()]
     return pl.DataFrame([verdict.model_dump() for verdict in judged], schema={"parsed": bool, "answer": str, "score": float})
 
-# %% ../nbs/10_evaluate.ipynb #0bef89f1
+# %% ../nbs/10_evaluate.ipynb #5f4080f0
 def item_results(responses: pl.DataFrame, benchmark: str, model: dict, profile: Profile) -> pl.DataFrame:
     "Scored responses as rows of the store's schema."
     scorer = scorer_of(benchmark)
     constants = {"profile": profile.name, "benchmark": benchmark, "scorer": scorer.name, "scorer_version": scorer.version}
     table = pl.concat([responses, verdicts(responses, benchmark, profile)], how="horizontal").with_columns(
-        prompt_digest=pl.col("prompt").map_elements(prompt_digest, return_dtype=pl.String), response="text",
+        prompt_digest=pl.col("prompt").map_elements(prompt_digest, return_dtype=pl.String), response="text", grades=pl.lit(None, GRADES),
         **{name: pl.lit(value) for name, value in (constants | model).items()})
     return table.select(pl.col(name).cast(pl.Int64) if table[name].dtype == pl.Int32 else name for name in ITEM_RESULTS.columns)
 

@@ -173,7 +173,7 @@ def test_published_results_come_back_as_they_were_without_the_responses(values: 
     frame = pl.DataFrame([ROW | {"item_id": str(number), "step": step, "score": score, "truncated": truncated, "answer": answer,
                                 "grades": None if grade is None else [{"judge": "rules", "grade": float(grade)}]}
                           for number, (step, score, truncated, answer, grade) in enumerate(values)],
-                         schema_overrides={"answer": str, "grades": store.ITEM_RESULTS.columns["grades"].dtype.type})
+                         schema_overrides={"answer": str, "grades": store.GRADES})
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFTREPRO_STORE", place)
         store.publish_results(SMOKE, "Nano", frame, {"by": "test"})
