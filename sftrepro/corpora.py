@@ -28,7 +28,7 @@ import reasoning_gym
 from tqdm import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-# %% ../nbs/19_corpora.ipynb #24319ed5
+# %% ../nbs/19_corpora.ipynb #ddc5a919
 from .bases import gguf_file, hub_folder, loses, prompt_text
 from sftrepro.data import (
     EXCLUDED,
@@ -54,6 +54,8 @@ from sftrepro.data import (
     unsolved,
     without,
 )
+
+# %% ../nbs/19_corpora.ipynb #683631be
 from .generate import Sampling, generate
 from .profiles import Frozen, Profile, RequestError, digest
 from .score import boxed, same_value

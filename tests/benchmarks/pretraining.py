@@ -67,14 +67,14 @@ class HandOver(TrainerCallback):
 def main(names):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     profile = load_profile("micro")
-    batch = BLOCK * pretraining_arguments(profile, Path()).per_device_train_batch_size
+    batch = BLOCK * pretraining_arguments(profile.bases[0], profile, Path()).per_device_train_batch_size
     profile = profile.model_copy(update={"pretraining_tokens": batch * STEPS * (ROUNDS + 1)})
     tokenizer = train_tokenizer(sample_text(profile))
     rows = list(blocks(profile, tokenizer, seed=0))
     for base in (base for base in profile.bases if base.name in names):
         model = new_model(base, tokenizer, seed=0)
         with tempfile.TemporaryDirectory() as folder:
-            arguments = pretraining_arguments(profile, Path(folder))
+            arguments = pretraining_arguments(base, profile, Path(folder))
             hand_over = HandOver(Bare(copy.deepcopy(model), rows, arguments))
             Trainer(model, arguments, train_dataset=Dataset.from_list(rows), callbacks=[hand_over]).train()
         report(base.name, batch * STEPS, hand_over.trainer_times, hand_over.bare_times)
