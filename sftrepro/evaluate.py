@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['SLICE', 'VERDICT', 'items_of', 'questions', 'response_file', 'sampling_of', 'opening', 'respond', 'slices',
-           'respond_in_slices', 'generate_responses', 'identity', 'verdicts', 'item_results', 'score_responses',
-           'rescored', 'stored_evaluations']
+           'respond_in_slices', 'generate_responses', 'identity', 'verdicts', 'looped', 'item_results',
+           'score_responses', 'rescored', 'stored_evaluations']
 
 # %% ../nbs/10_evaluate.ipynb #2f929170
 import shutil
@@ -119,13 +119,19 @@ def verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.Da
     judged = [score(text, items[item], world) for item, text in responses.select("item_id", "text").iter_rows()]
     return pl.DataFrame([verdict.model_dump() for verdict in judged], schema={"parsed": bool, "answer": str, "score": float})
 
-# %% ../nbs/10_evaluate.ipynb #5f4080f0
+# %% ../nbs/10_evaluate.ipynb #74578ab8
+def looped(text: str) -> bool:
+    "Does a response end in a passage of 10 to 1,000 characters that stands there four times in a row?"
+    return any(text[-3 * size:] == text[-4 * size:-size] for size in range(10, min(1000, len(text) // 4) + 1))
+
+# %% ../nbs/10_evaluate.ipynb #44ef1cf2
 def item_results(responses: pl.DataFrame, benchmark: str, model: dict, profile: Profile) -> pl.DataFrame:
     "Scored responses as rows of the store's schema."
     scorer = scorer_of(benchmark)
     constants = {"profile": profile.name, "benchmark": benchmark, "scorer": scorer.name, "scorer_version": scorer.version}
     table = pl.concat([responses, verdicts(responses, benchmark, profile)], how="horizontal").with_columns(
         prompt_digest=pl.col("prompt").map_elements(prompt_digest, return_dtype=pl.String), response="text", grades=pl.lit(None, GRADES),
+        looped=pl.col("text").map_elements(looped, return_dtype=pl.Boolean),
         **{name: pl.lit(value) for name, value in (constants | model).items()})
     return table.select(pl.col(name).cast(pl.Int64) if table[name].dtype == pl.Int32 else name for name in ITEM_RESULTS.columns)
 

@@ -301,7 +301,7 @@ def locked(path: Path,   # the lock file
         file.flush()
         yield
 
-# %% ../nbs/11_store.ipynb #217d0b83
+# %% ../nbs/11_store.ipynb #19cec4ff
 GRADES = pl.List(pl.Struct({"judge": pl.String, "grade": pl.Float64}))
 
 ITEM_RESULTS = pa.DataFrameSchema({
@@ -319,6 +319,7 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "response": pa.Column(str, nullable=True, required=False),  # kept in the store, not published
     "tokens": pa.Column(int, pa.Check.ge(0)),
     "truncated": pa.Column(bool),            # no end of sequence within `max_new_tokens`
+    "looped": pa.Column(bool),               # it ends by saying the same over and over
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
     "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none

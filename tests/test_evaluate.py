@@ -3,6 +3,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sftrepro import evaluate
 from sftrepro.bases import pretrain
@@ -11,6 +13,7 @@ from sftrepro.evaluate import (
     identity,
     item_results,
     items_of,
+    looped,
     questions,
     rescored,
     respond_in_slices,
@@ -109,6 +112,16 @@ def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, 
     fewer = profile.model_copy(update={"benchmarks": {"order": BenchmarkSize(items=3, trials=1)}})
     with pytest.raises(RequestError, match="order: responses to 13 items that settings.ini does not ask"):
         rescored(results, fewer)
+
+
+@given(st.text(max_size=50), st.text(min_size=10, max_size=200), st.integers(4, 6))
+def test_a_passage_that_stands_four_times_at_the_end_is_a_loop(before: str, passage: str, times: int) -> None:
+    assert looped(before + passage * times)
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True, max_size=300))
+def test_what_says_something_new_each_time_is_none(numbers: list[int]) -> None:
+    assert not looped(" ".join(f"So {number} is next." for number in numbers))
 
 
 def test_a_sampling_seed_belongs_to_item_and_trial() -> None:

@@ -24,7 +24,17 @@ from transformers import (
 )
 
 from sftrepro import generate as module
-from sftrepro.generate import Sampling, TransformersEngine, batches, choose, generate, opened, uniforms, vllm_missing
+from sftrepro.generate import (
+    Sampling,
+    TransformersEngine,
+    batches,
+    choose,
+    generate,
+    groups,
+    opened,
+    uniforms,
+    vllm_missing,
+)
 from sftrepro.profiles import ROOT, RequestError, load_profile
 
 BASE = ROOT / "data/bases/micro-m"
@@ -302,10 +312,36 @@ def test_with_one_candidate_left_even_a_warm_draw_is_the_likeliest(engine: str, 
 
 
 def test_vllm_ends_when_its_input_ends_as_it_does_when_its_asker_is_killed(vllm: None, tiny: Path) -> None:
-    process = opened(tiny, "vllm", "float32").process
+    process = opened(tiny, "vllm", "float32").servers[0].process
     process.stdin.close()
     assert process.wait(timeout=120) == 0
     module._opened.clear()
+
+
+def test_two_copies_share_the_prompts_and_keep_their_order(vllm: None, tiny: Path, prompts: list[str],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    one = generate(tiny, prompts, [0] * len(prompts), GREEDY, "vllm")
+    monkeypatch.setattr(module, "places", lambda checkpoint: [[], []])
+    module._opened.clear()
+    two = generate(tiny, prompts, [0] * len(prompts), GREEDY, "vllm")
+    assert sum(a.text == b.text for a, b in zip(one, two, strict=True)) >= 0.9 * len(prompts)
+    servers = opened(tiny, "vllm", "float32").servers
+    assert len({server.process.pid for server in servers}) == 2
+    opened(tiny, "vllm", "float32").close()
+    module._opened.clear()
+
+
+@given(st.integers(1, 10**12), st.integers(0, 16), st.integers(10**9, 10**12))
+def test_gpus_are_shared_out_once_and_hold_what_they_are_given(weights: int, count: int, memory: int) -> None:
+    try:
+        found = groups(weights, [memory] * count)
+    except RequestError:
+        assert all(weights > 0.6 * memory * size for size in (1, 2, 4, 8) if size <= count)
+        return
+    assert len({gpu for group in found for gpu in group}) == sum(map(len, found)) <= count
+    if count:
+        size, = {len(group) for group in found}
+        assert weights <= 0.6 * memory * size and (size == 1 or weights > 0.6 * memory * size / 2) and count - len(found) * size < size
 
 
 def test_an_engine_that_fails_says_why(vllm: None, tiny: Path, tmp_path: Path) -> None:

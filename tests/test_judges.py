@@ -282,9 +282,9 @@ def test_a_run_is_judged_row_by_row_and_its_table_shows_every_judge(tmp_path: Pa
     assert grades.filter(item_id=ids[0]).sort("step", "judge").select("step", "judge", "level").rows() == [
         (0, "rules", 1), (0, "truth", 1), (40, "rules", 5), (40, "truth", 5)]
     table = safety(grades).sort("judge", "step", descending=[True, False])
-    assert table.select("judge", "step", "success", "ungraded").rows() == [
+    assert table.select("judge", "step", "value", "ungraded").rows() == [
         ("truth", 0, 0.0, 0), ("truth", 40, 100.0, 0), ("rules", 0, 0.0, 0), ("rules", 40, 100.0, 0)]
-    assert (table["low"] <= table["success"]).all() and (table["success"] <= table["high"]).all()
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     assert table["high"][0] > 0 and table["low"][1] < 100  # eight items prove little
     assert table["kappa"].to_list() == [None] * 4  # both judges gave everybody the same grade: not defined
     both = agreement(grades, "truth", "rules").row(0, named=True)

@@ -272,7 +272,7 @@ def published_row(profile, run_id, base, seed, step, item):
     text = dict.fromkeys(("run_name", "data", "scorer", "engine", "engine_version"), "x") | {"profile": profile.name}
     return text | {
         "run_id": run_id, "base": base, "seed": seed, "step": step, "benchmark": "order", "item_id": f"item{item}", "trial": 0,
-        "prompt_digest": "0", "tokens": 5, "truncated": False, "parsed": item > 0, "answer": None, "score": 1.0, "grades": None,
+        "prompt_digest": "0", "tokens": 5, "truncated": False, "looped": False, "parsed": item > 0, "answer": None, "score": 1.0, "grades": None,
         "scorer_version": 1, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 96, "sampling_seed": 1, "seconds": 0.1}
 
 

@@ -19,7 +19,7 @@ from sftrepro.profiles import RequestError, load_profile
 SMOKE = load_profile("smoke")
 ROW = {"profile": "smoke", "run_id": "Nano", "run_name": "Nano", "base": "Nano", "data": "base", "seed": 0, "step": 0,
        "benchmark": "order", "item_id": "1", "trial": 0, "prompt_digest": "d", "response": "I think B", "tokens": 3,
-       "truncated": False, "parsed": True, "answer": "B", "score": 1.0, "grades": None, "scorer": "choice", "scorer_version": 1,
+       "truncated": False, "looped": False, "parsed": True, "answer": "B", "score": 1.0, "grades": None, "scorer": "choice", "scorer_version": 1,
        "engine": "transformers", "engine_version": "5", "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 16,
        "sampling_seed": 1, "seconds": 0.1}
 
