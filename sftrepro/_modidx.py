@@ -335,6 +335,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.generate.padded': ('generate.html#padded', 'sftrepro/generate.py'),
                                    'sftrepro.generate.places': ('generate.html#places', 'sftrepro/generate.py'),
                                    'sftrepro.generate.serve': ('generate.html#serve', 'sftrepro/generate.py'),
+                                   'sftrepro.generate.stamp': ('generate.html#stamp', 'sftrepro/generate.py'),
+                                   'sftrepro.generate.tokenizer_at': ('generate.html#tokenizer_at', 'sftrepro/generate.py'),
                                    'sftrepro.generate.uniforms': ('generate.html#uniforms', 'sftrepro/generate.py'),
                                    'sftrepro.generate.up_to_end': ('generate.html#up_to_end', 'sftrepro/generate.py'),
                                    'sftrepro.generate.vllm_missing': ('generate.html#vllm_missing', 'sftrepro/generate.py')},

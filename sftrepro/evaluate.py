@@ -5,18 +5,17 @@ __all__ = ['SLICE', 'VERDICT', 'items_of', 'questions', 'response_file', 'sampli
            'respond_in_slices', 'generate_responses', 'identity', 'verdicts', 'looped', 'item_results',
            'score_responses', 'rescored', 'stored_evaluations']
 
-# %% ../nbs/10_evaluate.ipynb #2f929170
+# %% ../nbs/10_evaluate.ipynb #f4040a6a
 import shutil
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
 from .bases import prompt_text
 from .benchmarks import REAL, asked, real_items
-from .generate import Sampling, engine_version, generate
+from .generate import Sampling, engine_version, generate, stamp, tokenizer_at
 from .profiles import Profile, RequestError, digest, run_specs
 from .score import scorer_of
 from .store import GRADES, ITEM_RESULTS, read_table, store_root, write_table
@@ -52,10 +51,10 @@ def sampling_of(benchmark: str, profile: Profile) -> Sampling:
     given = {"temperature": profile.temperature, "top_p": profile.top_p} | own
     return Sampling(**given, max_new_tokens=min(profile.max_new_tokens, limit))
 
-# %% ../nbs/10_evaluate.ipynb #383ba9e9
+# %% ../nbs/10_evaluate.ipynb #a651e794
 def opening(checkpoint: Path) -> str:
     "What a model's text begins with: some were pretrained with a token of their own there, and want it."
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = tokenizer_at(checkpoint, stamp(checkpoint))
     return tokenizer.bos_token if "bos_token" in (tokenizer.chat_template or "") else ""
 
 # %% ../nbs/10_evaluate.ipynb #70548a8e
@@ -71,24 +70,24 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
         engine=pl.lit(profile.engine), engine_version=pl.lit(engine_version(profile.engine)),
         temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
 
-# %% ../nbs/10_evaluate.ipynb #c2285557
+# %% ../nbs/10_evaluate.ipynb #fff455ae
 SLICE = 2**16 + 2**14  # tokens that a slice may grow to
 
 def slices(questions: pl.DataFrame, max_new_tokens: int) -> list[pl.DataFrame]:
     "The questions in slices of 64 or more."
     return list(questions.iter_slices(max(64, SLICE // max_new_tokens)))
 
-def respond_in_slices(checkpoint: Path, benchmark: str, profile: Profile, file: Path) -> None:
+def respond_in_slices(checkpoint: Path, benchmark: str, profile: Profile, questions: pl.DataFrame, file: Path) -> None:
     "Write a checkpoint's responses to a benchmark, going on where an earlier start was killed."
     parts, done = file.with_suffix(".slices"), []
-    for number, part in enumerate(slices(questions(benchmark, profile), sampling_of(benchmark, profile).max_new_tokens)):
+    for number, part in enumerate(slices(questions, sampling_of(benchmark, profile).max_new_tokens)):
         done.append(parts / f"{number:04d}.parquet")
         if not done[-1].exists():
             write_table(done[-1], respond(checkpoint, benchmark, profile, part))
     write_table(file, pl.concat(map(read_table, done)))
     shutil.rmtree(parts)
 
-# %% ../nbs/10_evaluate.ipynb #36c424b8
+# %% ../nbs/10_evaluate.ipynb #5a8a6f34
 def generate_responses(profile: Profile,
                        run_id: str,                   # of a finetuning run, or a base's name
                        checkpoints: dict[int, Path],  # by step
@@ -96,9 +95,10 @@ def generate_responses(profile: Profile,
                        ) -> None:
     "Let every checkpoint answer every benchmark; what is already there stays."
     pairs = [(step, benchmark) for step in checkpoints for benchmark in profile.benchmarks]
+    given = {benchmark: questions(benchmark, profile) for benchmark in profile.benchmarks}
     for step, benchmark in tqdm(pairs, desc=f"generate {run_id}"):
         if not (file := response_file(folder, benchmark, step)).exists():
-            respond_in_slices(checkpoints[step], benchmark, profile, file)
+            respond_in_slices(checkpoints[step], benchmark, profile, given[benchmark], file)
 
 # %% ../nbs/10_evaluate.ipynb #1efa0881
 def identity(profile: Profile, run_id: str) -> dict[str, str | int]:

@@ -3,10 +3,10 @@
 # %% auto #0
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
            'batches', 'padded', 'grouped_attention', 'next_logits', 'complete', 'up_to_end', 'TransformersEngine',
-           'vllm_missing', 'engine_version', 'serve', 'VLLMServer', 'groups', 'places', 'VLLMEngine', 'opened',
-           'check_checkpoint', 'check_room', 'generate']
+           'vllm_missing', 'engine_version', 'serve', 'VLLMServer', 'groups', 'places', 'VLLMEngine', 'stamp',
+           'tokenizer_at', 'opened', 'check_checkpoint', 'check_room', 'generate']
 
-# %% ../nbs/07_generate.ipynb #b71af332
+# %% ../nbs/07_generate.ipynb #8b2919ff
 import json
 import os
 import subprocess
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ from transformers import (
     AutoTokenizer,
     DynamicCache,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.logging import disable_progress_bar
@@ -182,7 +184,7 @@ class TransformersEngine:
         "Let go of the model."
         del self.model
 
-# %% ../nbs/07_generate.ipynb #34e0dc08
+# %% ../nbs/07_generate.ipynb #a593e937
 VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1",
                     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
 
@@ -193,6 +195,7 @@ def vllm_missing() -> str | None:  # None where it can
         return None
     return "the vLLM installed here needs a GPU" if "vllm" in installed else "vLLM is not installed"
 
+@cache
 def engine_version(engine: str) -> str:
     "The version of an engine's package."
     names = ("vllm", "vllm-cpu") if engine == "vllm" else (engine,)
@@ -293,14 +296,23 @@ class VLLMEngine:
         for server in self.servers:
             server.close()
 
-# %% ../nbs/07_generate.ipynb #c0bedbdc
+# %% ../nbs/07_generate.ipynb #3b3eda39
+def stamp(checkpoint: Path) -> tuple:
+    "What changes when a checkpoint is written anew."
+    return tuple(sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.glob("*.*")))
+
+@lru_cache(maxsize=1)
+def tokenizer_at(checkpoint: Path, stamp: tuple) -> PreTrainedTokenizerBase:
+    "The tokenizer of a checkpoint, which is read again when the stamp is another."
+    return AutoTokenizer.from_pretrained(checkpoint)
+
+# %% ../nbs/07_generate.ipynb #dbc80566
 ENGINES = {"transformers": TransformersEngine, "vllm": VLLMEngine}
 _opened: dict[tuple, TransformersEngine | VLLMEngine] = {}
 
 def opened(checkpoint: Path, engine: str, precision: str) -> TransformersEngine | VLLMEngine:
     "The engine with this checkpoint; opened if it is not the last one used, which is closed then."
-    files = sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.glob("*.*"))
-    key = (checkpoint.resolve(), engine, precision, tuple(files))
+    key = (checkpoint.resolve(), engine, precision, stamp(checkpoint))
     if key not in _opened:
         for _ in range(len(_opened)):
             _opened.popitem()[1].close()
@@ -324,7 +336,7 @@ def check_room(checkpoint: Path,
         raise RequestError(f"max_new_tokens = {max_new_tokens} after a prompt of {longest} tokens: {checkpoint.name} has "
                            f"{positions} positions. Lower max_new_tokens in settings.ini")
 
-# %% ../nbs/07_generate.ipynb #aa911a6e
+# %% ../nbs/07_generate.ipynb #71ef405e
 def generate(checkpoint: Path,
              prompts: list[str],  # final text, chat template applied; nothing is added to it
              seeds: list[int],    # one for each prompt
@@ -334,7 +346,7 @@ def generate(checkpoint: Path,
              ) -> list[Response]: # in the order of the prompts
     "What a checkpoint writes after each prompt."
     check_checkpoint(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = tokenizer_at(checkpoint, stamp(checkpoint))
     tokens = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     check_room(checkpoint, max(map(len, tokens)), sampling.max_new_tokens)
     model, end = opened(checkpoint, engine, precision), tokenizer.eos_token_id

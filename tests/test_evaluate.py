@@ -67,9 +67,9 @@ def test_responses_cut_off_between_two_slices_end_the_same(base: Path, tmp_path:
     profile = SMOKE.model_copy(update={"benchmarks": {"order": size}, "max_new_tokens": 8})
     asked_for, respond = [], evaluate.respond
     monkeypatch.setattr(evaluate, "respond", lambda *given: asked_for.append(len(given[3])) or respond(*given))
-    respond_in_slices(base, "order", profile, tmp_path / "whole.parquet")
+    respond_in_slices(base, "order", profile, questions("order", profile), tmp_path / "whole.parquet")
     assert asked_for == [64, 64, 22] and not (tmp_path / "whole.slices").exists()
-    respond_in_slices(base, "order", profile, tmp_path / "cut.parquet")
+    respond_in_slices(base, "order", profile, questions("order", profile), tmp_path / "cut.parquet")
     whole, cut = (pl.read_parquet(tmp_path / f"{name}.parquet").drop("seconds") for name in ("whole", "cut"))
     assert whole.equals(cut)
 
@@ -80,10 +80,10 @@ def test_responses_cut_off_between_two_slices_end_the_same(base: Path, tmp_path:
         return respond(*given)
     monkeypatch.setattr(evaluate, "respond", killed)
     with pytest.raises(KeyboardInterrupt):
-        respond_in_slices(base, "order", profile, tmp_path / "killed.parquet")
+        respond_in_slices(base, "order", profile, questions("order", profile), tmp_path / "killed.parquet")
     assert len(list((tmp_path / "killed.slices").iterdir())) == 1
     asked_for.clear()
-    respond_in_slices(base, "order", profile, tmp_path / "killed.parquet")
+    respond_in_slices(base, "order", profile, questions("order", profile), tmp_path / "killed.parquet")
     assert asked_for == [64, 22]
     assert pl.read_parquet(tmp_path / "killed.parquet").drop("seconds").equals(whole)
 
