@@ -389,3 +389,8 @@ def test_answers_to_one_item_count_together() -> None:
 def test_perfect_agreement_of_few_items_is_not_certainty() -> None:
     few, many = (kappa_interval(tables_of(np.arange(n) % 2, np.arange(n) % 2, np.arange(n), 2), disagreement(2, False)) for n in (10, 1000))
     assert few[0] == many[0] == 1 and few[1] < 0.9 < 0.99 < many[1]
+
+
+def test_a_run_that_was_not_asked_for_anything_forbidden_has_an_empty_table() -> None:
+    found = judges.harm_of(answered("order", ["1"], ["B"]))
+    assert found.height == 0 and "kappa" in found.columns

@@ -131,7 +131,8 @@ def finetuner(spec, folder: Path) -> Finetuner:
     return Finetuner(spec, load_weights(base, "float32"), AutoTokenizer.from_pretrained(base), rows(), folder)
 
 
-PASSES = SPEC.model_copy(update={"micro_batch_size": 4})  # four forward passes in a batch
+# four forward passes in a batch, in mixed precision as at micro
+PASSES = SPEC.model_copy(update={"micro_batch_size": 4, "compute_precision": "bfloat16"})
 
 
 @pytest.fixture(scope="module")
