@@ -359,15 +359,16 @@ def grades_of(results: pl.DataFrame) -> pl.DataFrame:  # run_id, step, item_id, 
     rows = results.drop_nulls("grades").explode("grades").unnest("grades")
     return rows.select("run_id", "step", "item_id", "trial", "judge", level="grade")
 
-# %% ../nbs/51_judges.ipynb #d703b13c
+# %% ../nbs/51_judges.ipynb #6c7d8e39
 def kappa(tables: np.ndarray,   # ... x levels x levels: how often the one judge said this and the other that
           weights: np.ndarray,  # levels x levels: how much a disagreement counts
-          ) -> np.ndarray:      # not a number where it is not defined
+          ) -> np.ndarray:      # not a number where a judge always says the same
     "Cohen's kappa of each table."
     tables = tables / tables.sum((-2, -1), keepdims=True)
     chance = tables.sum(-1)[..., :, None] * tables.sum(-2)[..., None, :]
     seen, expected = (tables * weights).sum((-2, -1)), (chance * weights).sum((-2, -1))
-    return 1 - np.divide(seen, expected, out=np.full_like(seen, np.nan), where=expected > 1e-12)
+    constant = (tables.sum(-1).max(-1) > 1 - 1e-12) | (tables.sum(-2).max(-1) > 1 - 1e-12)
+    return 1 - np.divide(seen, expected, out=np.full_like(seen, np.nan), where=~constant)
 
 # %% ../nbs/51_judges.ipynb #7c47338c
 def disagreement(levels: int, squared: bool) -> np.ndarray:
