@@ -591,6 +591,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.stats.contrasts': ('stats.html#contrasts', 'sftrepro/stats.py'),
                                 'sftrepro.stats.counterparts': ('stats.html#counterparts', 'sftrepro/stats.py'),
                                 'sftrepro.stats.differences': ('stats.html#differences', 'sftrepro/stats.py'),
+                                'sftrepro.stats.ends_of': ('stats.html#ends_of', 'sftrepro/stats.py'),
                                 'sftrepro.stats.estimates': ('stats.html#estimates', 'sftrepro/stats.py'),
                                 'sftrepro.stats.estimates_of': ('stats.html#estimates_of', 'sftrepro/stats.py'),
                                 'sftrepro.stats.excursion': ('stats.html#excursion', 'sftrepro/stats.py'),

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ESTIMATES', 'CHANCE', 'GROUPS', 'ROOM', 'REFUSALS', 'CALIBRATION', 'imagined', 'imagined_rows', 'paired',
            'logarithmic', 'Family', 'family', 'item_luck', 'seed_luck', 'wilson', 'estimates', 'estimates_of', 'Pair',
-           'smallest_effect', 'contrasts', 'pair_columns', 'differences', 'excursion', 'furthest', 'change',
+           'smallest_effect', 'contrasts', 'pair_columns', 'differences', 'ends_of', 'excursion', 'furthest', 'change',
            'counterparts', 'named', 'measured', 'measured_bases', 'chosen', 'above_chance', 'families', 'middle',
            'room', 'refusals', 'growth', 'calibration']
 
@@ -173,13 +173,14 @@ def estimates_of(results: pl.DataFrame, value: str, level: float) -> pl.DataFram
     return pl.DataFrame({"benchmark": benchmark, "series": series, "step": steps, "value": ends[0], "low": ends[1],
                          "high": ends[2], "seeds": seeds, "items": block.shape[1]}, ESTIMATES)
 
-# %% ../nbs/12_stats.ipynb #3f59247d
+# %% ../nbs/12_stats.ipynb #b4542471
 class Pair(Frozen):
     "A comparison: `above` minus `below`."
     benchmark: str
     name: str                # what the comparison stands for
     above: tuple[str, int]   # series and step
     below: tuple[str, int]
+    gains: bool = False      # each end less its own base
 
 def smallest_effect(error: np.ndarray, width: np.ndarray,  # errors on either side of the interval
                     power: float = 0.8) -> np.ndarray:
@@ -207,7 +208,7 @@ def contrasts(results: pl.DataFrame, pairs: Sequence[Pair], value: str = "score"
         "seeds": blocks[0].shape[0],
         "items": [block.shape[1] for block in blocks for _ in range(block.shape[2])]})
 
-# %% ../nbs/12_stats.ipynb #293184c9
+# %% ../nbs/12_stats.ipynb #2153428d
 def pair_columns(pairs: Sequence[Pair]) -> dict[str, list]:
     "What each comparison is about, as columns of a table."
     names = {field: [getattr(pair, field) for pair in pairs] for field in ("benchmark", "name")}
@@ -216,11 +217,18 @@ def pair_columns(pairs: Sequence[Pair]) -> dict[str, list]:
 
 def differences(results: pl.DataFrame, pairs: Sequence[Pair], value: str) -> np.ndarray:
     "Seeds x items x pairs of one benchmark."
-    conditions = sorted({end for pair in pairs for end in (pair.above, pair.below)})
+    signed = [ends_of(pair) for pair in pairs]
+    conditions = sorted({end for ends in signed for end in ends})
     block = paired(results.filter(benchmark=pairs[0].benchmark), value, conditions)
     block = logarithmic(block) if value == "tokens" else block
-    above, below = ([conditions.index(getattr(pair, end)) for pair in pairs] for end in ("above", "below"))
-    return block[:, :, above] - block[:, :, below]
+    weights = np.array([[ends.get(condition, 0) for ends in signed] for condition in conditions])
+    return block @ weights
+
+def ends_of(pair: Pair) -> dict[tuple[str, int], int]:
+    "The conditions of a comparison, each with its weight in the difference."
+    ends = [(pair.above, 1), (pair.below, -1)]
+    ends += [((series, 0), -sign) for (series, _), sign in ends] if pair.gains else []
+    return {end: sum(sign for other, sign in ends if other == end) for end, _ in ends}
 
 # %% ../nbs/12_stats.ipynb #e85e5718
 def excursion(results: pl.DataFrame, benchmarks: Sequence[str], series: str,

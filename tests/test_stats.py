@@ -299,3 +299,18 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     assert measured_bases(profile, ["order"])["series"].unique().to_list() == ["Nano"]
     with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R25, R33"):
         measured(profile, ["R01"], ["order"])
+
+
+def test_gains_of_two_runs_are_compared_each_from_its_own_base():
+    scores = {"arithmetic": (0.2, 0.3, 0.5, 0.7)}, {"arithmetic": (0.5, 0.5, 0.6, 0.65)}
+    results = pl.concat([imagined(law, series=series, draw=draw) for law, series, draw in zip(scores, ("R04", "R24"), (1, 2), strict=True)])
+    pair = Pair(benchmark="arithmetic", name="gain", above=("R04", 320), below=("R24", 320), gains=True)
+    found = contrasts(results, [pair]).row(0, named=True)
+    means = {(series, step): 100 * part["score"].mean() for (series, step), part in results.group_by("series", "step")}
+    assert found["estimate"] == pytest.approx(means["R04", 320] - means["R04", 0] - means["R24", 320] + means["R24", 0])
+    turned = contrasts(results, [pair.model_copy(update={"above": pair.below, "below": pair.above})]).row(0, named=True)
+    assert (turned["low"], turned["high"]) == pytest.approx((-found["high"], -found["low"]), rel=0.05)
+    same = pl.concat([results.filter(pl.col("step") > 0), *(results.filter(series="R04", step=0).with_columns(series=pl.lit(name))
+                                                          for name in ("R04", "R24"))], how="diagonal_relaxed")
+    plain = pair.model_copy(update={"gains": False})
+    assert contrasts(same, [pair])["estimate"][0] == pytest.approx(contrasts(same, [plain])["estimate"][0])  # a common base cancels
