@@ -3,8 +3,8 @@
 The prompts are the first of all ten benchmarks, in the order in which they come, so that short and long answers are mixed.
 `plain` is what one would write first: batches of 32 in that order, padded, `model.generate` with the same sampling. Both write
 with the same checkpoint, in turns within one process, and count the tokens up to the end of each text. A run's checkpoint, which
-thinks, gives the mix of lengths that an evaluation has. The last line is an evaluation of that checkpoint: the time of
-`generate_responses` and `score_responses` less that of the engine itself.
+thinks, gives the mix of lengths that an evaluation has. The last line, at micro, where generating is cheapest, is an evaluation
+of that checkpoint: the time of `generate_responses` and `score_responses` less that of the engine itself.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/generation.py runs/micro/RUN/step-000320     # micro, the transformers engine
     python tests/benchmarks/generation.py --small runs/small/bases/SmolLM2-135M           # vLLM, real questions
@@ -66,7 +66,7 @@ def overhead(checkpoint: Path, profile: Profile) -> float:
         return (time.perf_counter() - began) / results["seconds"].sum() - 1
 
 
-def main(profile: Profile, checkpoint: Path, count: int) -> None:
+def compare(profile: Profile, checkpoint: Path, count: int) -> None:
     prompts, sampling = mixed(profile, count), sampling_of(next(iter(profile.benchmarks)), profile)
     ours(checkpoint, prompts[:2], sampling, profile)  # the engine is open
     speeds = {"ours": [], "plain": []}
@@ -79,6 +79,9 @@ def main(profile: Profile, checkpoint: Path, count: int) -> None:
     print(f"{checkpoint.parent.name}/{checkpoint.name}, {profile.engine}: {statistics.median(speeds['ours']):,.0f} tokens/s, plain "
           f"{statistics.median(speeds['plain']):,.0f}, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
           f"{ROUNDS} rounds of {len(prompts)} prompts)", flush=True)
+
+
+def report_overhead(checkpoint: Path, profile: Profile) -> None:
     few = profile.model_copy(update={"benchmarks": {name: BenchmarkSize(items=min(size.items, 100), trials=1)
                                                     for name, size in profile.benchmarks.items()}})
     print(f"evaluation: {overhead(checkpoint, few):.1%} beside generating", flush=True)
@@ -87,6 +90,7 @@ def main(profile: Profile, checkpoint: Path, count: int) -> None:
 if __name__ == "__main__":
     logging.disable_progress_bar()
     if sys.argv[1] == "--small":
-        main(load_profile("small").model_copy(update={"max_new_tokens": 256}), Path(sys.argv[2]), count=12)
+        compare(load_profile("small").model_copy(update={"max_new_tokens": 256}), Path(sys.argv[2]), count=5)
     else:
-        main(load_profile("micro"), Path(sys.argv[1]), count=30)
+        compare(load_profile("micro"), Path(sys.argv[1]), count=30)
+        report_overhead(Path(sys.argv[1]), load_profile("micro"))
