@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'PAPER_GRID', 'RequestError', 'Frozen',
            'BaseSpec', 'parse_base', 'BenchmarkSize', 'table', 'ranges', 'sizes', 'judge_lists', 'Profile', 'settings',
-           'load_profile', 'explain', 'PaperRun', 'paper_runs', 'RunSpec', 'digest', 'scaled_data', 'passes', 'scaled',
-           'run_specs', 'checkpoint_steps']
+           'load_profile', 'explain', 'variants', 'PaperRun', 'paper_runs', 'RunSpec', 'digest', 'scaled_data',
+           'passes', 'scaled', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #8993c7c0
 import configparser
@@ -91,10 +91,11 @@ Ranges = Annotated[dict[str, tuple[int, int]], BeforeValidator(ranges)]
 Judges = Annotated[dict[str, tuple[str, ...]], BeforeValidator(judge_lists)]
 Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(sizes)]
 
-# %% ../nbs/01_profiles.ipynb #44cb71e1
+# %% ../nbs/01_profiles.ipynb #c001c109
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
+    like: str = ""                                   # the profile whose values hold wherever this one says nothing
     description: str
     testable: bool                                   # may a chapter state verdicts at this scale?
     bases: Bases                                     # the base models and whom they stand for
@@ -134,7 +135,7 @@ def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
         raise RequestError(f"{path} is missing. Restore it: git checkout {path.name}")
     return parser
 
-# %% ../nbs/01_profiles.ipynb #77e74993
+# %% ../nbs/01_profiles.ipynb #c20a2f0d
 def load_profile(name: str = "micro",  # a section of `settings.ini`
                  path: Path = ROOT / "settings.ini",  # another settings file
                  ) -> Profile:         # raises RequestError for an unknown name or an impossible value
@@ -142,8 +143,10 @@ def load_profile(name: str = "micro",  # a section of `settings.ini`
     parser = settings(path)
     if name not in parser:
         raise RequestError(f"profile {name!r} is not in {path.name}. Profiles: {', '.join(parser.sections())}")
+    if (model := parser[name].get("like", name)) not in parser:
+        raise RequestError(f"{path.name} [{name}] like: there is no profile {model!r}. Profiles: {', '.join(parser.sections())}")
     try:
-        return Profile(name=name, **parser[name])
+        return Profile(name=name, **{**parser[model], **parser[name]})
     except ValidationError as error:
         raise RequestError(explain(error, f"{path.name} [{name}]", dict(parser["micro"]))) from None
 
@@ -160,6 +163,12 @@ def explain(error: ValidationError,  # what pydantic found
         return f"{place} {field}: no such setting. Settings: {', '.join(Profile.model_fields)}"
     value = "missing" if first["type"] == "missing" else repr(first["input"])
     return f"{place} {field}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}{example}"
+
+# %% ../nbs/01_profiles.ipynb #57b2d691
+def variants(profile: Profile) -> list[Profile]:
+    "The profiles that are like this one but for what they say themselves."
+    parser = settings()
+    return [load_profile(name) for name in parser.sections() if parser[name].get("like") == profile.name]
 
 # %% ../nbs/01_profiles.ipynb #5afc9ef3
 class PaperRun(Frozen):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from sftrepro import store
 from sftrepro.claims import (
     WORDS,
     beside,
@@ -13,13 +14,14 @@ from sftrepro.claims import (
     judge,
     ledger,
     model_name,
+    outcome,
     over_benchmarks,
     over_tests,
     published,
     scoreboard,
 )
 from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
-from sftrepro.stats import imagined
+from sftrepro.stats import counterparts, imagined
 from sftrepro.world import BENCHMARKS
 
 MICRO = load_profile("micro")
@@ -110,7 +112,65 @@ def test_the_order_of_rows_does_not_change_a_verdict():
 
 
 def test_a_claim_without_a_criterion_is_open():
-    assert judge("C4", results(scores()), MICRO).word == "open"
+    book = ledger()
+    unwritten = book.model_copy(update={"claims": {"C4": book.claims["C4"].model_copy(update={"criterion": None})}})
+    assert judge("C4", results(scores()), MICRO, unwritten).word == "open"
+
+
+PAPER = store.read_table(ROOT / "data/paper/published_scores.csv").drop_nulls("value")
+
+
+def as_published(series, model, data, source):
+    "A run whose scores are those of the paper: its base, then its last step."
+    base, end = (PAPER.filter(model=model, **where) for where in (
+        {"source": "Table 5 (v1)", "step": 0}, {"source": source, "data": data, "step": 640}))
+    both = base.join(end, on="benchmark", suffix="_end").filter(pl.col("benchmark").is_in(list(OURS)))
+    law = {OURS[name]: (value / 100, min(last, 99.5) / 100) for name, value, last in both.select("benchmark", "value", "value_end").rows()}
+    return imagined(law, (0, 640), series, items=4000, seed_spread=0, item_spread=0.5)
+
+
+OURS = {benchmark.paper: name for name, benchmark in BENCHMARKS.items()} | {"TruthfulQA-helpful": "myth"}  # Table 2 has the helpful share
+BIG, SMALL = "Qwen3-14B-Base", "Qwen3-1.7B-Base"
+
+
+@pytest.mark.parametrize("claim, runs", [
+    ("C5", [("R04", BIG, "R04", "Table 1"), ("R10", BIG, "R10", "Table 1"), ("R11", BIG, "R11", "Table 1")]),
+    ("C7", [("R15", BIG, "Math-NoCoT", "Table 2"), ("R16", BIG, "NuminaMath", "Table 2")]),
+    ("C9", [("R15", BIG, "Math-NoCoT", "Table 2"), ("R17", BIG, "Countdown-CoT", "Table 2"),
+            ("R30", SMALL, "Countdown-CoT-20k", "Table 7 (v1)")])])
+def test_the_published_numbers_would_meet_the_criterion_of_their_claim(claim, runs):
+    found = pl.concat([as_published(*run) for run in runs])
+    assert judge(claim, found, MICRO).word == "reproduced"
+    flat = pl.concat([start.with_columns(pl.lit(step, pl.Int64).alias("step"), pl.lit(seed, pl.Int64).alias("seed"))
+                      for start in [found.filter(step=0)] for step, seed in ((0, 0), (640, 1), (640, 2), (640, 3))])
+    assert judge(claim, flat, MICRO).word in ("not reproduced", "contradicted")
+
+
+@pytest.mark.parametrize("word, program", [("reproduced", 0.4), ("reproduced", 0.2), ("not reproduced", 0.6)])
+def test_c1_wants_mathematics_to_jump_and_the_rest_to_stay(word, program):
+    names = {"order": program, "knowledge": program, "program": program, "instruction": 0.4, "how_to": 0.4, "statement": 0.4, "myth": 0.4}
+    law = {"arithmetic": (0.4, 0.7), "competition": (0.1, 0.1)} | {name: (0.4, end) for name, end in names.items()}
+    assert judge("C1", imagined(law, (0, 40), "R01", items=1000, seed_spread=0), MICRO).word == word
+
+
+@pytest.mark.parametrize("margin, low, high, expected", [
+    (-10, -9, 5, "shown"), (-10, -30, -12, "opposite"), (-10, -11, 5, "leaning"), (-10, -20, -5, "absent"),
+    (3, 1, 9, "shown"), (3, -9, -1, "opposite"), (3, 1, 4, "leaning")])
+def test_a_negative_margin_takes_the_place_of_zero(margin, low, high, expected):
+    row = {"estimate": (low + high) / 2, "low": low, "high": high, "leaning_low": low + 2}
+    assert outcome(row, margin) == expected
+
+
+def test_lengths_of_two_runs_are_compared_as_ratios():
+    def run(series, tokens):
+        return imagined(dict.fromkeys(("arithmetic", "competition", "program", "order", "knowledge"), (0.4, 0.4)), (0, 320), series,
+                        lengths=(30, tokens), seed_spread=0)
+    def lengths(verdict):
+        return verdict.tests["combined, lengths"]
+    def judged(aggressive):
+        runs = [run("R04", 100), run("R14", aggressive), run("R12", 100), run("R13", 100)]
+        return judge("C6", pl.concat(runs), MICRO)
+    assert [lengths(judged(tokens)) for tokens in (120, 105, 100, 80)] == ["shown", "leaning", "absent", "opposite"]
 
 
 OUTCOMES = ("opposite", "absent", "leaning", "shown")
@@ -131,10 +191,16 @@ def test_every_verdict_is_one_of_the_ledger_s_words():
         assert over_tests(outcomes) in WORDS
 
 
+@pytest.mark.parametrize("profile", ["micro", "paper"])
+def test_every_benchmark_of_the_ledger_is_one_of_the_profile_s(profile):
+    asked = {name for claim in ledger().claims.values() for test in claim.criterion.tests for name in test.benchmarks}
+    assert asked - set(counterparts(load_profile(profile))) == {"transition words less twice the rest"}
+
+
 def test_the_ledger_holds_all_claims_and_names_only_what_exists():
     book = ledger()
     assert list(book.claims) == [f"C{number}" for number in range(14)]
-    benchmarks = set(pl.read_csv(ROOT / "data/paper/published_scores.csv")["benchmark"]) | {"HEx-PHI"}
+    benchmarks = {benchmark.paper for benchmark in BENCHMARKS.values()} | {"transition words less twice the rest"}
     for claim in book.claims.values():
         for test in claim.criterion.tests if claim.criterion else ():
             assert test.runs <= set(paper_runs()) and set(test.benchmarks) <= benchmarks
