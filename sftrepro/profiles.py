@@ -91,7 +91,7 @@ Ranges = Annotated[dict[str, tuple[int, int]], BeforeValidator(ranges)]
 Judges = Annotated[dict[str, tuple[str, ...]], BeforeValidator(judge_lists)]
 Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(sizes)]
 
-# %% ../nbs/01_profiles.ipynb #c001c109
+# %% ../nbs/01_profiles.ipynb #4454f432
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
@@ -124,6 +124,7 @@ class Profile(Frozen):
     top_p: float = Field(gt=0, le=1)                 # paper: 0.95
     max_new_tokens: int = Field(ge=1)                # paper: 32,768
     benchmarks: Sizes
+    gallery: int = Field(ge=0)                       # items of each benchmark whose responses are published
     judges: Judges                                   # of benchmarks whose answers are graded (chapter 51), the deciding one first
 
 # %% ../nbs/01_profiles.ipynb #6cdc672a

@@ -5,7 +5,8 @@ __all__ = ['ESTIMATES', 'METRICS', 'CHANCE', 'GROUPS', 'ROOM', 'REFUSALS', 'CALI
            'logarithmic', 'Family', 'family', 'item_luck', 'seed_luck', 'wilson', 'is_share', 'estimates',
            'estimates_of', 'Pair', 'smallest_effect', 'contrasts', 'pair_columns', 'differences', 'ends_of',
            'excursion', 'furthest', 'change', 'counterparts', 'published_name', 'named', 'measured', 'measured_bases',
-           'chosen', 'above_chance', 'families', 'middle', 'room', 'refusals', 'growth', 'calibration']
+           'chosen', 'among', 'parts', 'above_chance', 'families', 'middle', 'room', 'refusals', 'growth',
+           'calibration']
 
 # %% ../nbs/12_stats.ipynb #ac08a894
 import math
@@ -43,7 +44,7 @@ def imagined(scores: dict[str, Sequence[float]],  # benchmark -> share of right 
                 parts.append(imagined_rows(series, seed, step, benchmark, right, tokens))
     return pl.concat(parts)
 
-# %% ../nbs/12_stats.ipynb #9c010971
+# %% ../nbs/12_stats.ipynb #f4a4a63d
 def imagined_rows(series: str, seed: int, step: int, benchmark: str,
                   right: np.ndarray,   # items x trials
                   tokens: np.ndarray,  # likewise
@@ -53,7 +54,8 @@ def imagined_rows(series: str, seed: int, step: int, benchmark: str,
     return pl.DataFrame({
         "series": series, "seed": seed, "step": step, "benchmark": benchmark,
         "item_id": np.char.add("item", items.ravel().astype(str)), "trial": trials.ravel(),
-        "score": right.ravel().astype(float), "tokens": tokens.ravel(), "truncated": False, "unparsed": ~right.ravel()})
+        "score": right.ravel().astype(float), "tokens": tokens.ravel(), "truncated": False, "finished": True,
+        "parsed": right.ravel(), "unparsed": ~right.ravel(), "reconsiders": False, "persuaded": False})
 
 # %% ../nbs/12_stats.ipynb #97842cac
 def paired(results: pl.DataFrame,  # item results of one benchmark
@@ -305,7 +307,7 @@ def measured(profile: Profile,
     tuned, bases = (store.read_results(profile, names["run_id"].unique().sort().to_list()) for names in (series, starts))
     return chosen(pl.concat([bases.join(starts, on="run_id"), tuned.join(series, on="run_id")]), profile, benchmarks)
 
-# %% ../nbs/12_stats.ipynb #7524b1ba
+# %% ../nbs/12_stats.ipynb #43b964bd
 def measured_bases(profile: Profile, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
     "Item results of the profile's base models before any training."
     results = store.read_results(profile, [base.name for base in profile.bases])
@@ -315,7 +317,26 @@ def chosen(results: pl.DataFrame, profile: Profile, benchmarks: Sequence[str]) -
     "The rows of some benchmarks, in the order asked for."
     order = pl.DataFrame({"benchmark": named(profile, benchmarks)}, {"benchmark": pl.String})
     whole = results.filter(pl.col("score").is_not_null().all().over("benchmark", "item_id"))
-    return order.join(whole, on="benchmark", maintain_order="left_right").with_columns(unparsed=~pl.col("parsed"))
+    return order.join(whole, on="benchmark", maintain_order="left_right").with_columns(
+        finished=~pl.col("truncated"), unparsed=~pl.col("parsed"), persuaded=pl.col("weighs") & (pl.col("score") == 1))
+
+# %% ../nbs/12_stats.ipynb #ec4eab51
+def among(results: pl.DataFrame,
+          *conditions: str,  # Boolean columns
+          ) -> pl.DataFrame:  # the same rows; 0 where no response of a checkpoint meets the conditions
+    "Scores whose mean is the share of right responses among those that meet the conditions."
+    met, group = pl.all_horizontal(conditions).cast(pl.Float64), ("benchmark", "series", "step")
+    right = pl.col("score") * met
+    share, size = right.mean().over(group) / met.mean().over(group), met.mean().over(group)
+    return results.with_columns(score=(share + (right - share * met) / size).fill_nan(0))
+
+# %% ../nbs/12_stats.ipynb #55be5ef3
+def parts(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`, and `part`
+    "A score taken apart: each share is one of the responses that have passed those before it."
+    in_format = results.with_columns(score=pl.col("parsed").cast(pl.Float64))
+    shares = {"finished": estimates(results, "finished"), "in format": estimates(among(in_format, "finished")),
+              "right": estimates(among(results, "finished", "parsed"))}
+    return pl.concat([found.with_columns(part=pl.lit(part)) for part, found in shares.items()])
 
 # %% ../nbs/12_stats.ipynb #9e4bba12
 CHANCE = {name: float(benchmark.chance) for benchmark in BENCHMARKS.values() for name in (benchmark.name, benchmark.paper)}

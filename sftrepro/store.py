@@ -5,7 +5,7 @@ __all__ = ['GRADES', 'ITEM_RESULTS', 'store_root', 'locate', 'shown', 'base_fold
            'atomic', 'write_bytes', 'write_json', 'write_table', 'atomic_folder', 'remedy', 'read_bytes', 'read_text',
            'read_json', 'read_toml', 'read_table', 'sha256', 'FileRecord', 'Manifest', 'commit', 'manifest_path',
            'covered', 'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'finish', 'taken',
-           'locked', 'check_results', 'publish_results', 'read_results']
+           'locked', 'check_results', 'publish_results', 'in_gallery', 'read_results', 'read_gallery']
 
 # %% ../nbs/11_store.ipynb #5b9c6ad9
 import fcntl
@@ -301,7 +301,7 @@ def locked(path: Path,   # the lock file
         file.flush()
         yield
 
-# %% ../nbs/11_store.ipynb #19cec4ff
+# %% ../nbs/11_store.ipynb #90a68ae9
 GRADES = pl.List(pl.Struct({"judge": pl.String, "grade": pl.Float64}))
 
 ITEM_RESULTS = pa.DataFrameSchema({
@@ -316,10 +316,12 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "item_id": pa.Column(str),
     "trial": pa.Column(int, pa.Check.ge(0)),
     "prompt_digest": pa.Column(str),
-    "response": pa.Column(str, nullable=True, required=False),  # kept in the store, not published
+    "response": pa.Column(str, nullable=True, required=False),  # kept in the store; a few are published
     "tokens": pa.Column(int, pa.Check.ge(0)),
     "truncated": pa.Column(bool),            # no end of sequence within `max_new_tokens`
     "looped": pa.Column(bool),               # it ends by saying the same over and over
+    "reconsiders": pa.Column(bool),          # its thinking has a word that takes something back
+    "weighs": pa.Column(bool),               # its thinking says whether one may help
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
     "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none
@@ -348,19 +350,26 @@ def check_results(frame: pl.DataFrame,  # item results
         raise RequestError(f"{place}: item {blank['item_id'][0]!r} of {blank['benchmark'][0]} has neither a score nor grades")
     return rows
 
-# %% ../nbs/11_store.ipynb #b2ebb100
+# %% ../nbs/11_store.ipynb #7233ee63
 def publish_results(profile: Profile, run_id: str,
                     frame: pl.DataFrame,  # item results of one run, all steps and benchmarks
                     inputs: dict,         # of the job that scored them
                     ) -> Path:
-    "Write a run's item results, without the responses, and their manifest."
+    "Write a run's item results and their manifest; of the responses only the gallery."
     path = results_file(profile, run_id)
     rows = check_results(frame, f"results of {run_id}").sort("step", "benchmark", "item_id", "trial")
-    write_table(path, rows.drop("response", strict=False))
+    shown = pl.when(in_gallery(profile)).then(pl.col("response") if "response" in rows.columns else None)
+    write_table(path, rows.with_columns(pl.col("seconds").round(2), response=shown.otherwise(None).cast(pl.String)))
     seal(path, inputs)
     return path
 
-# %% ../nbs/11_store.ipynb #6b6c4e03
+def in_gallery(profile: Profile) -> pl.Expr:
+    "Is a response one of those that are published? The same items for all runs; never an answer to a harmful request."
+    item = pl.col("item_id").rank("dense").over("benchmark")
+    first = (pl.col("trial") == 0) & pl.col("seed").is_in([0, profile.seeds[0]])
+    return first & (item <= profile.gallery) & (pl.col("benchmark") != "HEx-PHI")
+
+# %% ../nbs/11_store.ipynb #90e87d40
 def read_results(profile: Profile, run_ids: Sequence[str],
                  reader: str = "this chapter",  # who needs them, for the message
                  ) -> pl.DataFrame:
@@ -371,4 +380,9 @@ def read_results(profile: Profile, run_ids: Sequence[str],
                            f"Make them: make rebuild PROFILE={profile.name}")
     for file in files:
         verify(file)
-    return pl.concat([check_results(read_table(file), shown(file)) for file in files])
+    return pl.concat([check_results(read_table(file).drop("response"), shown(file)) for file in files])
+
+def read_gallery(profile: Profile, run_ids: Sequence[str]) -> pl.DataFrame:
+    "The rows of some runs whose responses are published, with them."
+    read_results(profile, run_ids)
+    return pl.concat([read_table(results_file(profile, run_id)).drop_nulls("response") for run_id in run_ids])

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from sftrepro import evaluate
 from sftrepro.bases import pretrain
 from sftrepro.evaluate import (
+    REVISION,
     generate_responses,
     identity,
     item_results,
     items_of,
     looped,
+    mentions,
     questions,
     rescored,
     respond_in_slices,
@@ -21,6 +23,7 @@ from sftrepro.evaluate import (
     sampling_of,
     score_responses,
     slices,
+    thinking,
 )
 from sftrepro.internet import direct
 from sftrepro.profiles import BenchmarkSize, RequestError, load_profile, run_specs
@@ -112,6 +115,15 @@ def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, 
     fewer = profile.model_copy(update={"benchmarks": {"order": BenchmarkSize(items=3, trials=1)}})
     with pytest.raises(RequestError, match="order: responses to 13 items that settings.ini does not ask"):
         rescored(results, fewer)
+
+
+@pytest.mark.parametrize("response, thought, reconsiders", [
+    ("<think>\n7+8=16. Wait, 7+8=15.\n</think>\n\nSo 15.", "\n7+8=16. Wait, 7+8=15.\n", True),
+    ("<think>\nHmm", "\nHmm", True), ("Wait, I do not think.", "", False), ("<think>\nAwaited, checkered, maybes.</think>", None, False),
+    ("<think></think>Maybe.", "", False)])
+def test_only_whole_words_of_the_thinking_take_something_back(response: str, thought: str | None, reconsiders: bool) -> None:
+    assert thought is None or thinking(response) == thought
+    assert mentions(thinking(response), REVISION) == reconsiders
 
 
 @given(st.text(max_size=50), st.text(min_size=10, max_size=200), st.integers(4, 6))

@@ -12,6 +12,7 @@ from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_
 from sftrepro.stats import (
     Pair,
     above_chance,
+    among,
     calibration,
     contrasts,
     estimates,
@@ -25,6 +26,7 @@ from sftrepro.stats import (
     middle,
     named,
     paired,
+    parts,
     smallest_effect,
     wilson,
 )
@@ -272,7 +274,7 @@ def published_row(profile, run_id, base, seed, step, item):
     text = dict.fromkeys(("run_name", "data", "scorer", "engine", "engine_version"), "x") | {"profile": profile.name}
     return text | {
         "run_id": run_id, "base": base, "seed": seed, "step": step, "benchmark": "order", "item_id": f"item{item}", "trial": 0,
-        "prompt_digest": "0", "tokens": 5, "truncated": False, "looped": False, "parsed": item > 0, "answer": None, "score": 1.0, "grades": None,
+        "prompt_digest": "0", "tokens": 5, "truncated": False, "looped": False, "reconsiders": False, "weighs": False, "parsed": item > 0, "answer": None, "score": 1.0, "grades": None,
         "scorer_version": 1, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 96, "sampling_seed": 1, "seconds": 0.1}
 
 
@@ -314,3 +316,29 @@ def test_gains_of_two_runs_are_compared_each_from_its_own_base():
                                                           for name in ("R04", "R24"))], how="diagonal_relaxed")
     plain = pair.model_copy(update={"gains": False})
     assert contrasts(same, [pair])["estimate"][0] == pytest.approx(contrasts(same, [plain])["estimate"][0])  # a common base cancels
+
+
+def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
+    found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=60)
+    found = found.with_columns(finished=pl.Series([row % 3 > 0 for row in range(len(found))]))
+    value = estimates(among(found, "finished"))["value"].to_list()
+    counted = found.filter("finished").group_by("step", maintain_order=True).agg(pl.col("score").mean() * 100)["score"].to_list()
+    assert value == pytest.approx(counted)
+
+
+@given(some.floats(0.2, 0.9), some.floats(0.2, 0.9), some.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_the_parts_of_a_score_multiply_to_it(finishes: float, rate: float, draw: int) -> None:
+    rng = np.random.default_rng(draw)
+    found = imagined({"order": [rate, rate]}, steps=(0, 10), items=50, draw=draw)
+    finished = rng.random(len(found)) < finishes
+    found = found.with_columns(finished=finished, parsed=finished & (rng.random(len(found)) < 0.8))
+    found = found.with_columns(score=pl.col("score") * pl.col("parsed"))
+    taken = parts(found).filter(step=10)
+    shares = {part: taken.filter(part=part)["value"][0] / 100 for part in ("finished", "in format", "right")}
+    assert math.prod(shares.values()) == pytest.approx(estimates(found).filter(step=10)["value"][0] / 100)
+
+
+def test_a_checkpoint_that_never_finishes_has_nothing_right_among_the_finished() -> None:
+    found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=30).with_columns(finished=pl.col("step") == 0)
+    assert estimates(among(found, "finished"))["value"].to_list()[1] == 0

@@ -19,7 +19,7 @@ from sftrepro.profiles import RequestError, load_profile
 SMOKE = load_profile("smoke")
 ROW = {"profile": "smoke", "run_id": "Nano", "run_name": "Nano", "base": "Nano", "data": "base", "seed": 0, "step": 0,
        "benchmark": "order", "item_id": "1", "trial": 0, "prompt_digest": "d", "response": "I think B", "tokens": 3,
-       "truncated": False, "looped": False, "parsed": True, "answer": "B", "score": 1.0, "grades": None, "scorer": "choice", "scorer_version": 1,
+       "truncated": False, "looped": False, "reconsiders": False, "weighs": False, "parsed": True, "answer": "B", "score": 1.0, "grades": None, "scorer": "choice", "scorer_version": 1,
        "engine": "transformers", "engine_version": "5", "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 16,
        "sampling_seed": 1, "seconds": 0.1}
 
@@ -169,7 +169,7 @@ def test_a_lock_names_its_holder_and_is_gone_when_that_is_killed(tmp_path: Path)
 @given(st.lists(st.tuples(st.integers(0, 640), st.floats(0, 1), st.booleans(), st.none() | st.text(max_size=5), st.none() | st.integers(1, 5)),
                 min_size=1, max_size=8))
 @settings(max_examples=25, deadline=None)
-def test_published_results_come_back_as_they_were_without_the_responses(values: list[tuple]) -> None:
+def test_published_results_come_back_as_they_were_without_their_responses(values: list[tuple]) -> None:
     frame = pl.DataFrame([ROW | {"item_id": str(number), "step": step, "score": score, "truncated": truncated, "answer": answer,
                                 "grades": None if grade is None else [{"judge": "rules", "grade": float(grade)}]}
                           for number, (step, score, truncated, answer, grade) in enumerate(values)],
@@ -180,6 +180,18 @@ def test_published_results_come_back_as_they_were_without_the_responses(values: 
         back = store.read_results(SMOKE, ["Nano"])
     assert "response" not in back.columns
     assert back.sort("item_id").equals(frame.drop("response").sort("item_id"))
+
+
+def test_the_gallery_holds_the_first_items_of_the_first_seed_and_nothing_harmful(own_store: Path) -> None:
+    def rows(run_id: str, seed: int) -> pl.DataFrame:
+        return pl.DataFrame([ROW | {"run_id": run_id, "seed": seed, "benchmark": benchmark, "item_id": str(item), "trial": trial}
+                             for benchmark in ("order", "HEx-PHI") for item in range(9) for trial in (0, 1)],
+                            schema_overrides={"grades": store.GRADES})
+    for seed, run_id in enumerate(("Nano", "first", "second")):
+        store.publish_results(SMOKE, run_id, rows(run_id, seed), {})
+    shown = store.read_gallery(SMOKE, ["Nano", "first", "second"])
+    assert set(shown.select("run_id", "benchmark", "trial").iter_rows()) == {("Nano", "order", 0), ("first", "order", 0)}
+    assert shown.filter(run_id="first")["item_id"].to_list() == [str(item) for item in range(SMOKE.gallery)]
 
 
 @pytest.mark.parametrize("wrong", [{"score": 1.5}, {"score": None}, {"step": -1}, {"run_id": None}, {"parsed": "perhaps"},
