@@ -447,6 +447,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'sftrepro.profiles': { 'sftrepro.profiles.BaseSpec': ('profiles.html#basespec', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.BenchmarkSize': ('profiles.html#benchmarksize', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.Frozen': ('profiles.html#frozen', 'sftrepro/profiles.py'),
+                                   'sftrepro.profiles.Optimizer': ('profiles.html#optimizer', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.PaperRun': ('profiles.html#paperrun', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.Profile': ('profiles.html#profile', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.RequestError': ('profiles.html#requesterror', 'sftrepro/profiles.py'),

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['ROOT', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'PAPER_GRID', 'RequestError', 'Frozen',
            'BaseSpec', 'parse_base', 'BenchmarkSize', 'table', 'ranges', 'sizes', 'judge_lists', 'Profile', 'settings',
-           'load_profile', 'explain', 'variants', 'PaperRun', 'paper_runs', 'RunSpec', 'digest', 'scaled_data',
-           'passes', 'scaled', 'run_specs', 'checkpoint_steps']
+           'load_profile', 'explain', 'variants', 'PaperRun', 'paper_runs', 'Optimizer', 'RunSpec', 'digest',
+           'scaled_data', 'passes', 'scaled', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #8993c7c0
 import configparser
@@ -196,8 +196,18 @@ def paper_runs() -> dict[str, PaperRun]:
     with open(ROOT / "data/paper/runs.csv", newline="") as file:
         return {row["id"]: PaperRun(**row) for row in csv.DictReader(file)}
 
-# %% ../nbs/01_profiles.ipynb #643e77b8
-class RunSpec(Frozen):
+# %% ../nbs/01_profiles.ipynb #c964774c
+class Optimizer(Frozen):
+    "How AdamW is set, in all of the authors' runs and in all of ours."
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+# %% ../nbs/01_profiles.ipynb #d2807a07
+class RunSpec(Optimizer):
     "One finetuning run: everything that decides its weights."
     profile: str
     paper_run: str                               # the run of the paper that this one scales
@@ -216,12 +226,6 @@ class RunSpec(Frozen):
     compute_precision: Literal["float32", "bfloat16"] = "float32"  # of the products of matrices
     padding_free: bool = False                   # the rows of a forward pass as one long row
     seed: int = Field(ge=0)                      # draws queries and candidates
-    warmup_ratio: float = Field(0.1, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
     def whole_batches(self) -> "RunSpec":
