@@ -5,7 +5,7 @@ __all__ = ['GRADES', 'ITEM_RESULTS', 'store_root', 'locate', 'shown', 'base_fold
            'atomic', 'write_bytes', 'write_json', 'write_table', 'atomic_folder', 'remedy', 'read_bytes', 'read_text',
            'read_json', 'read_toml', 'read_table', 'sha256', 'FileRecord', 'Manifest', 'commit', 'manifest_path',
            'covered', 'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'finish', 'taken',
-           'locked', 'check_results', 'publish_results', 'in_gallery', 'read_results', 'read_gallery']
+           'locked', 'check_results', 'publish_results', 'in_gallery', 'read_results', 'published', 'read_gallery']
 
 # %% ../nbs/11_store.ipynb #5b9c6ad9
 import fcntl
@@ -369,7 +369,7 @@ def in_gallery(profile: Profile) -> pl.Expr:
     first = (pl.col("trial") == 0) & pl.col("seed").is_in([0, profile.seeds[0]])
     return first & (item <= profile.gallery) & (pl.col("benchmark") != "HEx-PHI")
 
-# %% ../nbs/11_store.ipynb #90e87d40
+# %% ../nbs/11_store.ipynb #a8094cc3
 def read_results(profile: Profile, run_ids: Sequence[str],
                  reader: str = "this chapter",  # who needs them, for the message
                  ) -> pl.DataFrame:
@@ -381,6 +381,14 @@ def read_results(profile: Profile, run_ids: Sequence[str],
     for file in files:
         verify(file)
     return pl.concat([check_results(read_table(file).drop("response"), shown(file)) for file in files])
+
+def published(profile: Profile, run_ids: Sequence[str]) -> bool:
+    "Are the results of all these runs there? Whoever asks has read the answer, and is stale when it changes."
+    files = [results_file(profile, run_id) for run_id in run_ids]
+    if reads := os.environ.get("SFTREPRO_READS"):
+        with open(reads, "a") as note:
+            note.writelines(f"{file.resolve()}\n" for file in files)
+    return all(file.exists() and manifest_path(file).exists() for file in files)
 
 def read_gallery(profile: Profile, run_ids: Sequence[str]) -> pl.DataFrame:
     "The rows of some runs whose responses are published, with them."
