@@ -369,7 +369,7 @@ def in_gallery(profile: Profile) -> pl.Expr:
     first = (pl.col("trial") == 0) & pl.col("seed").is_in([0, profile.seeds[0]])
     return first & (item <= profile.gallery) & (pl.col("benchmark") != "HEx-PHI")
 
-# %% ../nbs/11_store.ipynb #a8094cc3
+# %% ../nbs/11_store.ipynb #023ff86e
 def read_results(profile: Profile, run_ids: Sequence[str],
                  reader: str = "this chapter",  # who needs them, for the message
                  ) -> pl.DataFrame:
@@ -380,7 +380,7 @@ def read_results(profile: Profile, run_ids: Sequence[str],
                            f"Make them: make rebuild PROFILE={profile.name}")
     for file in files:
         verify(file)
-    return pl.concat([check_results(read_table(file).drop("response"), shown(file)) for file in files])
+    return pl.concat([check_results(read_table(file).drop("response", strict=False), shown(file)) for file in files])
 
 def published(profile: Profile, run_ids: Sequence[str]) -> bool:
     "Are the results of all these runs there? Whoever asks has read the answer, and is stale when it changes."
