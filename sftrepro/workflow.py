@@ -12,7 +12,7 @@ __all__ = ['FUNCTIONS', 'SCOPES', 'Library', 'ENTRIES', 'WHICH', 'Goal', 'QUIET'
            'checkpoints', 'make', 'damaged', 'checked', 'converted', 'JobFailed', 'noted_reads', 'execute',
            'chapter_error', 'run_chapter', 'render', 'do']
 
-# %% ../nbs/15_workflow.ipynb #7c27cd1b
+# %% ../nbs/15_workflow.ipynb #0ce3641c
 import ast
 import importlib
 import json
@@ -38,6 +38,7 @@ from sftrepro.profiles import (
     checkpoint_steps,
     digest,
     load_profile,
+    paper_runs,
     run_specs,
     settings,
 )
@@ -297,12 +298,14 @@ def run_jobs(profile: Profile) -> list[Job]:
         jobs += [data_job(profile, spec), train, *evaluation_jobs(profile, spec.run_id, train.name)]
     return jobs
 
-# %% ../nbs/15_workflow.ipynb #3b3042f0
+# %% ../nbs/15_workflow.ipynb #ec17c0ce
 def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     "Run ids whose results a chapter reads."
     if "profile" not in chapter.parameters:
         return ()
-    runs = run_specs(profile, tuple(chapter.parameters["runs"])) if chapter.parameters.get("runs") else []
+    words = {word for value in chapter.parameters.values() if isinstance(value, list) for word in value}
+    named = tuple(paper_runs()) if "all" in words else tuple(words & set(paper_runs()))
+    runs = run_specs(profile, named) if named else []
     return (*(base.name for base in profile.bases), *(spec.run_id for spec in runs))
 
 def chapter_job(stem: str, path: Path, profile: Profile) -> Job:
