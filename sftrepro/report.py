@@ -7,7 +7,7 @@ __all__ = ['DIFFERS', 'PUBLISHED', 'KINDS', 'labels', 'runs_in', 'called', 'show
            'show_turned', 'cases', 'first_of', 'show_cases', 'case_html', 'show_verdict', 'robustness', 'outcome',
            'variant_results', 'ours_for', 'versus', 'show_versus']
 
-# %% ../nbs/54_report.ipynb #0f4ce391
+# %% ../nbs/54_report.ipynb #a075d0fd
 import html
 import re
 from collections.abc import Sequence
@@ -245,19 +245,19 @@ def show_turned(results: pl.DataFrame, scale: Profile) -> None:
          "Requests that the base refused and a checkpoint fully answers: in all, and by whether the thinking says that the thing is "
          "forbidden or fine. 95% intervals, each for itself.", provenance(after), found, "turned")
 
-# %% ../nbs/54_report.ipynb #d6b66f4a
+# %% ../nbs/54_report.ipynb #5ad152aa
 KINDS = {"recovered": (True, False, True), "lost": (True, None, False), "gained": (False, None, True)}  # base, lowest, last
 
 def cases(results: pl.DataFrame,  # of one run, from its base on
           scale: Profile) -> pl.DataFrame:  # benchmark, kind, item_id, step, tokens, score, response
     "The responses of a run and its base to the first published item of each kind."
     ids = [results["base"][0], *(spec.run_id for spec in run_specs(scale) if spec.paper_run == results["series"][0])][:2]
-    gallery, chosen = store.read_gallery(scale, ids), []
+    gallery = store.read_gallery(scale, ids).select("benchmark", "item_id", "step", "tokens", "score", "response")
+    chosen = [gallery.clear().with_columns(kind=pl.lit(""))]
     for (benchmark,), part in results.group_by("benchmark", maintain_order=True):
         means = part.filter(pl.col("step") > 0).group_by("step").agg(pl.col("score").mean()).sort("score", "step")
         moments = [0, means["step"][0], part["step"].max()]
-        shown = gallery.filter(pl.col("step").is_in(moments), benchmark=benchmark).select(
-            "benchmark", "item_id", "step", "tokens", "score", "response")
+        shown = gallery.filter(pl.col("step").is_in(moments), benchmark=benchmark)
         chosen += [rows.with_columns(kind=pl.lit(kind)) for kind in KINDS if len(rows := first_of(kind, shown, moments))]
     return pl.concat(chosen)
 

@@ -14,6 +14,7 @@ from sftrepro.profiles import ROOT
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=64 heads=2 kv_heads=1 mlp=128"
 TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', ("parameters",)),
        ("from sftrepro.profiles import load_profile, run_specs\n"
         "from sftrepro.store import read_results", ()),
@@ -68,7 +69,7 @@ class Repository:
         write_notebook(folder / "nbs/20_toy.ipynb", TOY)
         write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.score import boxed", ()),
                                                        ("boxed(r'\\boxed{3}')", ())])
-        self.profile("smoke", "tiny", runs="R25", seeds="1", row_divisor="640", pretraining_tokens="40000", max_new_tokens="16",
+        self.profile("smoke", "tiny", bases=NANO, runs="R25", seeds="1", row_divisor="640", pretraining_tokens="40000", max_new_tokens="16",
                  benchmarks="arithmetic=4x1 order=4x1", bases_dir="runs/tiny/bases", results_dir="runs/tiny/results")
         return self
 
