@@ -152,6 +152,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'sftrepro.cli.status': ('cli.html#status', 'sftrepro/cli.py'),
                               'sftrepro.cli.stop': ('cli.html#stop', 'sftrepro/cli.py'),
                               'sftrepro.cli.tie_to_parent': ('cli.html#tie_to_parent', 'sftrepro/cli.py'),
+                              'sftrepro.cli.time_left': ('cli.html#time_left', 'sftrepro/cli.py'),
                               'sftrepro.cli.unexported': ('cli.html#unexported', 'sftrepro/cli.py'),
                               'sftrepro.cli.verify': ('cli.html#verify', 'sftrepro/cli.py'),
                               'sftrepro.cli.watch': ('cli.html#watch', 'sftrepro/cli.py'),

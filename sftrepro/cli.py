@@ -4,11 +4,11 @@
 __all__ = ['FULL', 'DRY', 'app', 'ProfileOption', 'HardwareOption', 'More', 'results_app', 'chain', 'outcome', 'end_with_parent',
            'gone', 'tie_to_parent', 'log_file', 'logged', 'run_job', 'cores', 'gpus', 'plan_folder', 'stamp', 'share',
            'on_cluster', 'resources', 'write_plan', 'snakemake_command', 'percent', 'running', 'stop', 'lines_of',
-           'watch', 'run_plan', 'failure', 'library_digests', 'differing', 'nbdev_export', 'export', 'unexported',
-           'stale_results', 'check_gpus', 'expected', 'dry_run', 'build', 'start', 'split_parameters', 'experiment',
-           'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild', 'chosen_hardware', 'run',
-           'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'rescore', 'changed_verdict', 'job',
-           'joined', 'main']
+           'time_left', 'watch', 'run_plan', 'failure', 'library_digests', 'differing', 'nbdev_export', 'export',
+           'unexported', 'stale_results', 'check_gpus', 'expected', 'dry_run', 'build', 'start', 'split_parameters',
+           'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild', 'chosen_hardware',
+           'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'rescore', 'changed_verdict',
+           'job', 'joined', 'main']
 
 # %% ../nbs/17_cli.ipynb #c5598ea5
 import ctypes
@@ -231,24 +231,35 @@ def lines_of(process: subprocess.Popen) -> Iterator[str | None]:  # None about t
             else:
                 return
 
-# %% ../nbs/17_cli.ipynb #b94fa89b
-def watch(process: subprocess.Popen, names: list[str], profile: Profile, log: Path) -> list[dict]:  # failures
+# %% ../nbs/17_cli.ipynb #83e5a1f4
+def time_left(costs: dict[str, float],  # predicted seconds of each job
+              left: list[str],
+              elapsed: float,           # seconds since the first began
+              ) -> float:
+    "Seconds until all are done."
+    rest = sum(costs[name] for name in left)
+    done = sum(costs.values()) - rest
+    return rest * (elapsed / done if done > sum(costs.values()) / 10 else 1 / cores())
+
+# %% ../nbs/17_cli.ipynb #36b0eaaa
+def watch(process: subprocess.Popen, costs: dict[str, float], profile: Profile, log: Path) -> list[dict]:  # failures
     "Show the progress of a rebuild until it ends."
-    began, failures = time.time(), []
+    began, failures, names = time.time(), [], list(costs)
     with open(log, "w") as file, tqdm(total=len(names), desc=profile.name, unit="job", leave=False, disable=None) as bar:
         for line in lines_of(process):
             if line and line.startswith('{"job"'):
                 failures.append(json.loads(line))
             file.write(line or "")
             left = [name for name in names if not stamp(profile, name).exists()]
+            rest = f"about {duration(time_left(costs, left, time.time() - began))} left"
             if bar.disable and len(names) - len(left) > bar.n:
-                print(f"{profile.name}: {len(names) - len(left)} of {len(names)} jobs done", flush=True)
+                print(f"{profile.name}: {len(names) - len(left)} of {len(names)} jobs done, {rest}", flush=True)
             bar.n = len(names) - len(left)
-            bar.set_postfix_str(running(left, profile, began))
+            bar.set_postfix_str(f"{rest}; {running(left, profile, began)}")
     process.wait()
     return failures
 
-# %% ../nbs/17_cli.ipynb #80e269d8
+# %% ../nbs/17_cli.ipynb #18ecea02
 def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:
     "Run the jobs of a plan; raise the first failure."
     plan_file, log = write_plan(planned, profile, on, on_cluster(more)), log_file(profile, "snakemake")
@@ -256,7 +267,7 @@ def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]
     process = subprocess.Popen(snakemake_command(plan_file, more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                bufsize=0, start_new_session=True, preexec_fn=end_with_parent)
     try:
-        failures = watch(process, [job.name for job in planned], profile, log)
+        failures = watch(process, {job.name: cost_of(job, profile, on).seconds for job in planned}, profile, log)
     except BaseException:
         stop(process)
         raise
