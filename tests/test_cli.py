@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from conftest import Repository
+from hypothesis import given
+from hypothesis import strategies as some
 
 from sftrepro import cli, store, workflow
 from sftrepro.profiles import ROOT, load_profile
@@ -296,6 +298,16 @@ def test_a_disk_error_from_any_library_is_recognised() -> None:
     assert code == 1 and "the disk is full" in line
 
 
-def test_jobs_side_by_side_share_the_cores() -> None:
+def test_jobs_side_by_side_share_the_cli.cores() -> None:
     jobs = [workflow.Job(kind="train", key=str(number), output=ROOT) for number in range(64)]
-    assert cli.share(jobs[0], jobs) == 1 and cli.share(jobs[0], jobs[:1]) == cli.cores()
+    assert cli.share(jobs[0], jobs) == 1 and cli.share(jobs[0], jobs[:1]) == cli.cli.cores()
+
+
+@given(some.dictionaries(some.text(min_size=1, max_size=3), some.floats(1, 1e4), min_size=1, max_size=9), some.floats(1, 1e5), some.data())
+def test_what_remains_is_predicted_at_first_and_measured_later(costs: dict[str, float], elapsed: float, data) -> None:
+    left = data.draw(some.lists(some.sampled_from(sorted(costs)), unique=True))
+    assert cli.time_left(costs, [], elapsed) == 0
+    assert cli.time_left(costs, list(costs), elapsed) == pytest.approx(sum(costs.values()) / cli.cores())
+    done = sum(costs.values()) - sum(costs[name] for name in left)
+    if done > sum(costs.values()) / 10:
+        assert cli.time_left(costs, left, elapsed) == pytest.approx(elapsed * sum(costs[name] for name in left) / done)
