@@ -298,9 +298,9 @@ def test_a_disk_error_from_any_library_is_recognised() -> None:
     assert code == 1 and "the disk is full" in line
 
 
-def test_jobs_side_by_side_share_the_cli.cores() -> None:
+def test_jobs_side_by_side_share_the_cores() -> None:
     jobs = [workflow.Job(kind="train", key=str(number), output=ROOT) for number in range(64)]
-    assert cli.share(jobs[0], jobs) == 1 and cli.share(jobs[0], jobs[:1]) == cli.cli.cores()
+    assert cli.share(jobs[0], jobs) == 1 and cli.share(jobs[0], jobs[:1]) == cli.cores()
 
 
 @given(some.dictionaries(some.text(min_size=1, max_size=3), some.floats(1, 1e4), min_size=1, max_size=9), some.floats(1, 1e5), some.data())
