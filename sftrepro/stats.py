@@ -292,13 +292,14 @@ def named(profile: Profile, benchmarks: Sequence[str],  # the micro world's name
                                f"Benchmarks: {', '.join(profile.benchmarks)}")
     return [ours[paper] for paper in papers]
 
-# %% ../nbs/12_stats.ipynb #7e97349d
+# %% ../nbs/12_stats.ipynb #998423d5
 def measured(profile: Profile,
-             runs: Sequence[str],        # ids of the paper's runs; those that the profile does not make are left out
+             runs: Sequence[str],        # ids of the paper's runs, or `all`; those that the profile does not make are left out
              benchmarks: Sequence[str],
              ) -> pl.DataFrame:          # raises RequestError when results are missing
     "Item results of some runs, each from its base on."
-    specs = [spec for spec in run_specs(profile, tuple(runs)) if spec.paper_run in runs]
+    ids = () if "all" in runs else tuple(runs)
+    specs = [spec for spec in run_specs(profile, ids) if not ids or spec.paper_run in ids]
     if not specs:
         made = ", ".join(sorted({spec.paper_run for spec in run_specs(profile)}))
         raise RequestError(f"runs {list(runs)}: profile {profile.name} makes none of them. Its runs: {made}")
