@@ -8,7 +8,7 @@ __all__ = ['ESTIMATES', 'METRICS', 'CHANCE', 'GROUPS', 'ROOM', 'REFUSALS', 'CALI
            'chosen', 'among', 'parts', 'above_chance', 'families', 'middle', 'room', 'refusals', 'growth',
            'calibration']
 
-# %% ../nbs/12_stats.ipynb #ac08a894
+# %% ../nbs/12_stats.ipynb #55f5082c
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ import polars.selectors as cs
 from scipy.stats import norm
 
 from . import store
-from .profiles import Frozen, Profile, RequestError, run_specs
+from .profiles import Frozen, Profile, RequestError, paper_runs, run_specs
 from .world import BENCHMARKS
 
 # %% ../nbs/12_stats.ipynb #bed1bd47
@@ -292,14 +292,14 @@ def named(profile: Profile, benchmarks: Sequence[str],  # the micro world's name
                                f"Benchmarks: {', '.join(profile.benchmarks)}")
     return [ours[paper] for paper in papers]
 
-# %% ../nbs/12_stats.ipynb #998423d5
+# %% ../nbs/12_stats.ipynb #e732624d
 def measured(profile: Profile,
              runs: Sequence[str],        # ids of the paper's runs, or `all`; those that the profile does not make are left out
              benchmarks: Sequence[str],
              ) -> pl.DataFrame:          # raises RequestError when results are missing
     "Item results of some runs, each from its base on."
-    ids = () if "all" in runs else tuple(runs)
-    specs = [spec for spec in run_specs(profile, ids) if not ids or spec.paper_run in ids]
+    ids = tuple(paper_runs()) if "all" in runs else tuple(runs)
+    specs = [spec for spec in run_specs(profile, ids) if spec.paper_run in ids]
     if not specs:
         made = ", ".join(sorted({spec.paper_run for spec in run_specs(profile)}))
         raise RequestError(f"runs {list(runs)}: profile {profile.name} makes none of them. Its runs: {made}")
