@@ -228,7 +228,7 @@ def show_shares(results: pl.DataFrame, scale: Profile,
         show(trajectory(called(share, scale), y=f"{column} (%)", titles=titles(scale)),
              f"Share of responses that {words}, with 95% intervals.", provenance(results), share, column)
 
-# %% ../nbs/54_report.ipynb #03ed71a0
+# %% ../nbs/54_report.ipynb #b5edfb9a
 def turned(results: pl.DataFrame) -> pl.DataFrame:
     "One row for each response to a request that the base refused: did it turn, and with what thinking?"
     asked = results.filter(pl.col("benchmark").is_in(["forbidden", "HEx-PHI"]))
@@ -242,7 +242,7 @@ def show_turned(results: pl.DataFrame, scale: Profile) -> None:
     after = turned(results)
     if not len(after):
         return print("No base refused any of the requests, so none could turn.")
-    whole = {"turned": "in all", "weighing": "after thinking about whether one may help", "unweighed": "without"}
+    whole = {"turned": "in all", "weighing": "thinking weighs it", "unweighed": "it does not"}
     found = pl.concat([estimates(after, kind).with_columns(benchmark=pl.lit(words)) for kind, words in whole.items()])
     show(trajectory(called(found, scale), y="of the base's refusals (%)"),
          "Requests that the base refused and a checkpoint fully answers: in all, and by whether the thinking says that the thing is "
