@@ -477,6 +477,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'sftrepro.report': { 'sftrepro.report.called': ('report.html#called', 'sftrepro/report.py'),
                                  'sftrepro.report.case_html': ('report.html#case_html', 'sftrepro/report.py'),
                                  'sftrepro.report.cases': ('report.html#cases', 'sftrepro/report.py'),
+                                 'sftrepro.report.comparable': ('report.html#comparable', 'sftrepro/report.py'),
                                  'sftrepro.report.dips': ('report.html#dips', 'sftrepro/report.py'),
                                  'sftrepro.report.ends': ('report.html#ends', 'sftrepro/report.py'),
                                  'sftrepro.report.first_of': ('report.html#first_of', 'sftrepro/report.py'),
