@@ -269,7 +269,7 @@ def cut_alike(rows: pl.DataFrame, one: str, other: str) -> bool:
     counts = [rows.filter(series=series, step=0).sort("benchmark", "item_id")["tokens"].to_list() for series in (one, other)]
     return counts[0] == counts[1]
 
-# %% ../nbs/53_tokens.ipynb #2833720e
+# %% ../nbs/53_tokens.ipynb #8225053a
 def conditions(rows: pl.DataFrame, series: str) -> dict[str, tuple[str, int]]:
     "A run's base and its last checkpoint, as chapter 12 names them."
     last = rows.filter(series=series)["step"].max()
@@ -281,7 +281,7 @@ def comparisons(rows: pl.DataFrame, scale: Profile) -> list[Pair]:
     bases = dict(rows.select("series", "base").unique().iter_rows())
     smallest = conditions(rows, first)
     return [Pair(benchmark=benchmark, name=f"{bases[series]} over {bases[first]}, {state}", above=above, below=smallest[state])
-            for benchmark in SHOWN for series in larger if cut_alike(rows, first, series)
+            for benchmark in SHOWN for series in larger if bases[series] != bases[first] and cut_alike(rows, first, series)
             for state, above in conditions(rows, series).items()]
 
 # %% ../nbs/53_tokens.ipynb #57b66f0b
@@ -305,16 +305,18 @@ def shares(rows: pl.DataFrame, above: tuple[str, int], below: tuple[str, int],  
     pairs = [Pair(benchmark=name, name="share", above=above, below=below) for name in CLASSES]
     return contrasts(ends.join(gaps, on="benchmark").with_columns(nats=straight), pairs, "nats")
 
-# %% ../nbs/53_tokens.ipynb #2ae8b05c
+# %% ../nbs/53_tokens.ipynb #4a5cc434
 def models(rows: pl.DataFrame, scale: Profile) -> pl.DataFrame:
     "The rows with the models for series, each base once, and the teacher as one of them."
-    start, order = rows.filter(pl.col("benchmark") != DERIVED, step=0), {run: place for place, run in enumerate(ladder(rows, scale))}
+    order = {run: place for place, run in enumerate(ladder(rows, scale))}
+    sized = rows.filter(pl.col("benchmark") != DERIVED).with_columns(place=pl.col("series").replace_strict(order)).sort(
+        pl.col("benchmark").cast(pl.Enum(SHOWN)), "place", maintain_order=True)
+    start = sized.filter(step=0)
     bases = start.with_columns(series=pl.format("{}, base", "base")).unique(["series", "benchmark", "item_id"], maintain_order=True)
-    tuned = rows.filter(pl.col("benchmark") != DERIVED, pl.col("step") > 0).with_columns(
-        place=pl.col("series").replace_strict(order), series=pl.format("{} ({}), finetuned", "base", "series")).sort("place", maintain_order=True)
-    told = start.filter(pl.col("benchmark").is_in([CLASSES[0], OTHERS, EVERYTHING]), series=next(iter(order)))
-    teacher = told.drop_nulls("teacher").with_columns(series=pl.lit("the teacher"), nats="teacher")
-    return pl.concat([bases, tuned.drop("place"), teacher]).sort(pl.col("benchmark").cast(pl.Enum(SHOWN)), maintain_order=True)
+    tuned = sized.filter(pl.col("step") > 0).with_columns(series=pl.format("{} ({}), finetuned", "base", "series"))
+    told = start.filter(pl.col("benchmark").is_in([CLASSES[0], OTHERS, EVERYTHING]), place=0).drop_nulls("teacher")
+    teacher = told.with_columns(series=pl.lit("the teacher"), nats="teacher")
+    return pl.concat([bases, tuned, teacher]).sort(pl.col("benchmark").cast(pl.Enum(SHOWN)), maintain_order=True).drop("place")
 
 def show_levels(rows: pl.DataFrame, scale: Profile) -> None:
     "The mean log-probability of each class, for every model and the teacher."

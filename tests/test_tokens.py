@@ -203,7 +203,7 @@ def imagined(gains: dict[str, float], runs: dict[str, str] | None = None, seeds:
     for run, base in (runs or {"R24": "Micro-S", "R04": "Micro-XL"}).items():
         for seed in range(1, 1 + seeds):
             for item, step, (name, count) in [(item, step, each) for item in range(60) for step in (0, 320) for each in counts.items()]:
-                better = gains[name] if run == "R04" and step else 0.0
+                better = gains[name] * (1 if step else 0.5) if run == "R04" else 0.0
                 rows.append({"profile": "micro", "run_id": f"{run}-{seed}", "run_name": run, "base": base, "data": "Math-CoT", "seed": seed,
                              "step": step, "item_id": str(item), "trace_digest": "d", "token_class": name, "tokens": count + item % 3,
                              "log_probability": -3 + better + (rng.gauss(0, noise) if step else 0), "teacher_log_probability": -0.5,
