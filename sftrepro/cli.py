@@ -5,7 +5,7 @@ __all__ = ['FULL', 'BAR', 'DRY', 'app', 'ProfileOption', 'HardwareOption', 'More
            'end_with_parent', 'gone', 'tie_to_parent', 'log_file', 'logged', 'run_job', 'cores', 'gpus', 'plan_folder',
            'stamp', 'share', 'on_cluster', 'resources', 'write_plan', 'snakemake_command', 'percent', 'running', 'stop',
            'lines_of', 'time_left', 'watch', 'run_plan', 'failure', 'library_digests', 'differing', 'nbdev_export',
-           'export', 'unexported', 'stale_results', 'check_gpus', 'expected', 'dry_run', 'build', 'start',
+           'export', 'unexported', 'stale_results', 'called', 'check_gpus', 'expected', 'dry_run', 'build', 'start',
            'split_parameters', 'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild',
            'chosen_hardware', 'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'rescore',
            'changed_verdict', 'job', 'joined', 'main']
@@ -31,7 +31,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
-# %% ../nbs/17_cli.ipynb #0696322e
+# %% ../nbs/17_cli.ipynb #a062502e
 import typer
 from tqdm import tqdm
 
@@ -39,6 +39,7 @@ from . import store
 from .costs import Cost, Hardware, cost_of, cost_words, duration, hardware, space, summary, usual_hardware
 from .profiles import ROOT, Profile, RequestError, digest, load_profile
 from sftrepro.workflow import (
+    PUBLISHED,
     Goal,
     Job,
     JobFailed,
@@ -59,6 +60,7 @@ from sftrepro.workflow import (
     results_needed,
     results_reasons,
     site_folder,
+    tokens_needed,
 )
 
 # %% ../nbs/17_cli.ipynb #c67c383e
@@ -168,10 +170,10 @@ def on_cluster(more: list[str]) -> bool:
     named += [option.removeprefix("--executor=") for option in more if option.startswith("--executor=")]
     return bool(named) and named[-1] != "local"
 
-# %% ../nbs/17_cli.ipynb #7069dbaf
+# %% ../nbs/17_cli.ipynb #5b3f923e
 def resources(job: Job, planned: list[Job], cost: Cost, cluster: bool) -> dict[str, int]:
     "What Snakemake and the schedulers behind it are told of a job."
-    here = int(gpus() > 0 and job.kind in ("pretrain", "train", "generate"))
+    here = int(gpus() > 0 and job.kind in ("pretrain", "train", "generate", "tokens"))
     return {"threads": max(1, 8 * cost.gpus) if cluster else share(job, planned),
             "gpu": cost.gpus if cluster else max(cost.gpus, here),
             "mem_mb": 32_000 * cost.gpus if cost.gpus else math.ceil(2 * cost.memory / 1e6),
@@ -323,17 +325,21 @@ def unexported() -> list[str]:
         nbdev_export(Path(folder))
         return differing(library_digests(ROOT / "sftrepro"), library_digests(Path(folder, "sftrepro")))
 
-# %% ../nbs/17_cli.ipynb #eaf0d713
+# %% ../nbs/17_cli.ipynb #c90064e2
 def stale_results(profile: Profile) -> str | None:
     "One line on published results that today's code would make differently; None if there are none."
     this = flow(profile)
-    found = {job.key: results_reasons(job, this) for job in this.jobs.values() if job.kind == "score"}
+    found = {called(job): results_reasons(job, this) for job in this.jobs.values() if job.kind in PUBLISHED}
     stale = {key: why for key, why in found.items() if why}
     if not stale:
         return None
     first = next(iter(stale))
     return (f"{len(stale)} of {len(found)} results are out of date (first: {first}: {in_words(stale[first])}). "
             f"Make them again: make rebuild PROFILE={profile.name}")
+
+def called(job: Job) -> str:
+    "Published results by the name of their file."
+    return job.key if job.kind == "score" else job.name
 
 # %% ../nbs/17_cli.ipynb #5fa76b40
 def check_gpus(planned: list[Job], profile: Profile, on: Hardware) -> None:  # raises RequestError
@@ -405,7 +411,7 @@ def split_parameters(pairs: list[str]) -> dict[str, str]:
         raise RequestError(f"-p {wrong[0]}: a parameter needs a value. Example: -p profile smoke")
     return dict(pair.split("=", 1) for pair in pairs)
 
-# %% ../nbs/17_cli.ipynb #300efb1e
+# %% ../nbs/17_cli.ipynb #073910d0
 def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # the page to open
     "Run a chapter with other parameters, beside the book."
     chapter = read_chapter(chapters()[stem])
@@ -414,6 +420,8 @@ def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # t
     changed = chapter._replace(parameters=chapter.parameters | values)
     if results := results_needed(changed, profile):
         store.read_results(profile, results, f"chapter {stem}")
+    if tokens := tokens_needed(changed, profile):
+        store.read_tokens(profile, tokens, f"chapter {stem}")
     place = build_root() / "runs" / f"{stem}-{digest(values)[:8]}"
     differs = {name: value for name, value in values.items() if chapter.parameters[name] != value}
     execute(chapter.path, place / f"{stem}.ipynb", place / f"{stem}-failed.ipynb", differs)
@@ -483,22 +491,22 @@ def progress(items: list, doing: str) -> tqdm:
     "Items with a progress bar that appears after two seconds, on a terminal."
     return tqdm(items, desc=doing, delay=2, leave=False, disable=None)
 
-# %% ../nbs/17_cli.ipynb #e9467b4c
+# %% ../nbs/17_cli.ipynb #611c0302
 @app.command(epilog=examples("sftrepro status", "sftrepro status --profile smoke"))
 def status(profile: ProfileOption = "micro") -> None:
     "Say of each chapter and run whether it is fresh or stale, and why."
     this = flow(load_profile(profile))
     for module in unexported():
         print(f"stale  sftrepro/{module}: its notebook changed and is not exported. Export it: nbdev-export")
-    shown = [job for job in this.jobs.values() if job.kind in ("chapter", "score", "book")]
+    shown = [job for job in this.jobs.values() if job.kind in ("chapter", "book", *PUBLISHED)]
     planned = plan(this, "book")
     for job in shown:
-        why = results_reasons(job, this) if job.kind == "score" else planned.get(job.name, [])
+        why = results_reasons(job, this) if job.kind in PUBLISHED else planned.get(job.name, [])
         print(f"stale  {shown_job(job)}: {in_words(why)}" if why else f"fresh  {shown_job(job)}")
 
 def shown_job(job: Job) -> str:
-    "A job as a reader would call it: what is scored is a run's results."
-    return f"results/{job.key}" if job.kind == "score" else job.name
+    "A job as a reader would call it: what is published is a run's results."
+    return f"results/{called(job)}" if job.kind in PUBLISHED else job.name
 
 # %% ../nbs/17_cli.ipynb #7c2a0816
 @app.command("plan", epilog=examples("sftrepro plan", "sftrepro plan --profile paper", 'sftrepro plan --profile paper --hardware H100'))
@@ -515,7 +523,7 @@ def show_plan(profile: ProfileOption = "micro", hardware: HardwareOption = None)
               "TFLOP/s in training (data/costs/hardware.csv)", sep="\n")
     print(f"{len(planned)} of {len(this.jobs)} jobs would run: make rebuild PROFILE={profile}")
 
-# %% ../nbs/17_cli.ipynb #b0c2b0aa
+# %% ../nbs/17_cli.ipynb #db9e994f
 results_app = typer.Typer(help="Published results.", rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 
@@ -532,8 +540,11 @@ def verify(profile: ProfileOption = "micro") -> None:
         raise RequestError(f"profile {profile} has no published results. Make them: make rebuild PROFILE={profile}")
     for path in progress(found, "verify"):
         store.read_results(chosen, [path.stem])
+    traced = sorted((store.locate(chosen.results_dir) / "tokens").glob("*.parquet"))
+    for path in progress(traced, "verify tokens"):
+        store.read_tokens(chosen, [path.stem])
     bases = [base.name for base in chosen.bases if store.verify(store.base_folder(chosen, base.name))]
-    print(f"{len(found)} results and {len(bases)} bases are as their manifests say")
+    print(f"{len(found) + len(traced)} results and {len(bases)} bases are as their manifests say")
 
 # %% ../nbs/17_cli.ipynb #3bcf2991
 @app.command(epilog=examples("sftrepro rescore", "sftrepro rescore --profile small"))

@@ -4,8 +4,8 @@
 __all__ = ['MICRO_VOCABULARY', 'LOSS_PIECE', 'ROOM', 'PATIENCE', 'ANSWER_SPREAD', 'SMALL', 'SCORING', 'lines', 'Shape',
            'shape_of', 'layer_weights', 'parameters', 'forward_flops', 'Lengths', 'lengths', 'longest', 'Hardware',
            'hardware', 'usual_hardware', 'training_memory', 'fitting', 'training_gpus', 'Cost', 'training', 'too_large',
-           'side_by_side', 'generation_gpus', 'columns', 'generation', 'pretraining', 'fetching', 'evaluated',
-           'cost_of', 'duration', 'space', 'cost_words', 'summary', 'timed_trainings', 'timed_answers']
+           'side_by_side', 'generation_gpus', 'columns', 'generation', 'pretraining', 'fetching', 'tracing',
+           'evaluated', 'cost_of', 'duration', 'space', 'cost_words', 'summary', 'timed_trainings', 'timed_answers']
 
 # %% ../nbs/52_costs.ipynb #f1204332
 import math
@@ -262,9 +262,16 @@ def fetching(base: BaseSpec) -> Cost:
     size = 2 * parameters(shape_of(base))
     return Cost(kind="fetch", seconds=10 + size / 1e8, memory=4e9 + size, disk=2 * size)
 
-# %% ../nbs/52_costs.ipynb #de892298
+# %% ../nbs/52_costs.ipynb #1623d65e
 SMALL = {"data": 60, "chapter": 20, "book": 60}  # seconds
 SCORING = 0.003  # seconds a response
+
+def tracing(base: BaseSpec, data: str, profile: Profile, on: Hardware) -> Cost:
+    "Reading the held-out traces with a run's last checkpoint and with its base; a teacher's writing them is not counted."
+    shape, texts = shape_of(base), lengths(profile, data)
+    flops = 2 * profile.traces * forward_flops(shape, texts.prompt + texts.response)
+    return Cost(kind="tokens", gpus=int(on.gpu), flops=flops, memory=4e9 + 4 * parameters(shape), disk=2 * profile.traces * 20_000,
+                seconds=flops / (on.peak * on.training_utilisation) + 2 * on.start_seconds)
 
 def evaluated(key: str, profile: Profile) -> tuple[BaseSpec, str, int]:  # base, data, checkpoints
     "What the answers of a run, or of a base, come from."
@@ -288,6 +295,8 @@ def cost_of(job: Job, profile: Profile, on: Hardware) -> Cost:
         case "score":
             responses = sum(size.items * size.trials for size in profile.benchmarks.values()) * evaluated(job.key, profile)[2]
             return Cost(kind="score", seconds=SCORING * responses, disk=100 * responses)
+        case "tokens":
+            return tracing(*evaluated(job.key, profile)[:2], profile, on)
     return Cost(kind=job.kind, seconds=SMALL[job.kind])
 
 # %% ../nbs/52_costs.ipynb #80cf1b17

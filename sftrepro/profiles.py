@@ -91,7 +91,7 @@ Ranges = Annotated[dict[str, tuple[int, int]], BeforeValidator(ranges)]
 Judges = Annotated[dict[str, tuple[str, ...]], BeforeValidator(judge_lists)]
 Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(sizes)]
 
-# %% ../nbs/01_profiles.ipynb #4454f432
+# %% ../nbs/01_profiles.ipynb #1edffbd5
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
@@ -125,6 +125,8 @@ class Profile(Frozen):
     max_new_tokens: int = Field(ge=1)                # paper: 32,768
     benchmarks: Sizes
     gallery: int = Field(ge=0)                       # items of each benchmark whose responses are published
+    traced: Words                                    # runs whose token by token predictions are kept (chapter 53)
+    traces: int = Field(ge=1)                        # held-out traces that they are asked to predict
     judges: Judges                                   # of benchmarks whose answers are graded (chapter 51), the deciding one first
 
 # %% ../nbs/01_profiles.ipynb #6cdc672a

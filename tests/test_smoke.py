@@ -23,7 +23,7 @@ def test_everything_is_fresh_afterwards() -> None:
 
 def test_results_and_bases_are_as_their_manifests_say(capsys: pytest.CaptureFixture[str]) -> None:
     cli.verify("smoke")
-    assert "5 results and 1 bases are as their manifests say" in capsys.readouterr().out
+    assert "9 results and 1 bases are as their manifests say" in capsys.readouterr().out
 
 
 def test_every_run_answered_every_question_at_every_checkpoint() -> None:
