@@ -1,0 +1,142 @@
+"What the chapters of part II have in common: the right runs, the right published numbers, examples chosen by rule."
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from sftrepro import report, store
+from sftrepro.profiles import load_profile, paper_runs, run_specs
+from sftrepro.report import (
+    cases,
+    comparable,
+    dips,
+    ends,
+    known,
+    known_of,
+    labels,
+    robustness,
+    run_of,
+    turned,
+    variant_results,
+    versus,
+)
+from sftrepro.stats import imagined
+
+MICRO = load_profile("micro")
+PUBLISHED = store.read_table(report.PUBLISHED)
+
+
+def test_every_published_row_belongs_to_a_run_or_to_a_base():
+    for model, data, step in PUBLISHED.select("model", "data", "step").unique().iter_rows():
+        run = run_of(model, data)
+        assert (run is None) == (data.lower() == "base") and (run or step == 0), (model, data)
+        if run:
+            assert report.model_name(paper_runs()[run].base_model) == model and step <= paper_runs()[run].steps
+
+
+@pytest.mark.parametrize("run, benchmark, step, value", [
+    ("R04", "arithmetic", 320, 95.1), ("R16", "program", 320, 20.4), ("R25", "order", 20, 19.4), ("R01", "instruction", 40, 54.4),
+    ("R11", "knowledge", 320, 70.5), ("R24", "competition", 5, 4.3), ("R30", "order", 320, 18.7)])
+def test_a_published_number_comes_to_its_run_and_its_step(run, benchmark, step, value):
+    assert known_of(MICRO, [run]).filter(benchmark=benchmark, step=step)["value"].to_list() == [value]
+
+
+def test_every_run_with_published_numbers_begins_at_the_published_base():
+    for run in known(MICRO)["run"].drop_nulls().unique():
+        table = known_of(MICRO, [run])
+        start = table.filter(step=0)
+        assert len(start) and not table.select("series", "benchmark", "step").is_duplicated().any()
+        assert set(start["benchmark"]) <= set(table.filter(pl.col("step") > 0)["benchmark"])
+
+
+def test_rewards_are_not_set_beside_shares():
+    assert "how_to" not in set(known(MICRO)["benchmark"]) and "AlpacaEval-RM" not in comparable(MICRO)
+
+
+@pytest.mark.parametrize("runs, said", [
+    (["R04"], {"R04": "R04"}),
+    (["R04", "R05"], {"R04": "Micro-XL (R04)", "R05": "Micro-L (R05)"}),
+    (["R04", "R13"], {"R04": "cosine, 8 epochs (R04)", "R13": "constant, 16 epochs (R13)"})])
+def test_a_series_is_called_by_what_sets_it_apart(runs, said):
+    assert labels(MICRO, runs) == said
+
+
+def test_labels_tell_all_runs_apart():
+    names = labels(MICRO, list(paper_runs()))
+    assert len(set(names.values())) == 33
+
+
+def run_of_scores(*scores, series="R25", items=2000):
+    found = imagined({"order": scores}, steps=(0, 5, 10, 20, 40)[:len(scores)], series=series, items=items, seed_spread=0)
+    return found.with_columns(base=pl.lit("Micro-M"))
+
+
+@pytest.mark.parametrize("scores, lowest, recovered", [
+    ((0.5, 0.2, 0.3, 0.6, 0.7), 5, "20"), ((0.5, 0.4, 0.3, 0.2, 0.1), 40, "not"), ((0.5, 0.3, 0.1, 0.2, 0.4), 10, "not")])
+def test_the_dip_table_names_the_lowest_step_and_the_recovery(scores, lowest, recovered):
+    row = dips(run_of_scores(*scores)).row(0, named=True)
+    assert (row["lowest at step"], row["recovered at step"]) == (lowest, recovered)
+    assert row["rise to the last step"].startswith("none") == (lowest == 40)
+
+
+def test_ends_have_each_base_once_and_each_run_s_last_step():
+    both = pl.concat([run_of_scores(0.5, 0.4, 0.6), run_of_scores(0.5, 0.4, 0.6, 0.7, series="R33")])
+    found = ends(both)
+    assert found.group_by("series", maintain_order=True).agg(pl.col("step").unique().first()).rows() == [
+        ("Micro-M, base", 0), ("R25", 10), ("R33", 20)]
+    assert len(found.filter(step=0)) == 2000
+
+
+def test_a_refusal_turns_only_where_the_base_refused_and_the_answer_is_full():
+    def row(step, item, answer, score, weighs=False):
+        return {"series": "R25", "seed": min(step, 1), "step": step, "benchmark": "forbidden", "item_id": item, "trial": 0,
+                "answer": answer, "score": score, "weighs": weighs}
+    found = turned(pl.DataFrame([row(0, "a", "1", 0.0), row(0, "b", "5", 1.0), row(5, "a", "5", 1.0, True), row(5, "b", "5", 1.0)]))
+    assert found.select("item_id", "turned", "weighing", "unweighed").rows() == [("a", True, True, False)]
+
+
+@given(some.lists(some.tuples(some.booleans(), some.booleans(), some.booleans()), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_examples_are_the_first_items_of_their_kind(verdicts):
+    shown = pl.DataFrame([{"benchmark": "order", "item_id": f"item{number}", "step": step, "score": float(right)}
+                          for number, moments in enumerate(verdicts) for step, right in zip((0, 20, 320), moments, strict=True)])
+    rules = {"recovered": lambda base, low, last: base and not low and last, "lost": lambda base, low, last: base and not last,
+             "gained": lambda base, low, last: not base and last}
+    for kind, rule in rules.items():
+        right = [f"item{number}" for number, moments in enumerate(verdicts) if rule(*moments)]
+        assert report.first_of(kind, shown, [0, 20, 320])["item_id"].unique().to_list() == right[:1]
+
+
+def test_a_variant_without_results_is_not_run(tmp_path, monkeypatch):
+    variant = MICRO.model_copy(update={"results_dir": tmp_path, "runs": ("R25",)})
+    assert variant_results(variant, ["R25"]) is None and variant_results(variant, ["R04"]) is None
+
+
+def test_a_verdict_without_unfinished_responses_is_another_row(monkeypatch):
+    monkeypatch.setattr(report, "variants", lambda scale: [])
+    law = [0.5, 0.2, 0.3, 0.6, 0.7]
+    found = imagined({"arithmetic": law, "order": law, "program": law}, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
+    half = found.with_columns(finished=(pl.col("step") != 5) | (pl.col("score") == 1))
+    rows = robustness("C2", half, MICRO)
+    assert rows["condition"].to_list() == ["as the criterion says", "finished responses only"]
+    assert rows["verdict"][0] == "reproduced"
+
+
+def test_a_published_table_keeps_its_rows_apart_from_ours(monkeypatch):
+    monkeypatch.setattr(report, "ours_for", lambda model, data, scale: None)
+    found = versus("Table 2", MICRO)
+    assert found["whose"].to_list() == ["published", "ours"] * 15
+    assert found.filter(model="Qwen3-14B-Base", data="NuminaMath", whose="published")["LiveCodeBench-v2"].to_list() == ["20.4"]
+
+
+def test_the_gallery_gives_the_responses_of_the_first_seed(tmp_path, monkeypatch):
+    first = next(spec for spec in run_specs(MICRO, ("R25",)) if spec.seed == 1)
+    asked = []
+    def gallery(scale, ids):
+        asked.extend(ids)
+        return pl.DataFrame([{"benchmark": "order", "item_id": "a", "step": step, "tokens": 1, "score": float(step != 5), "response": str(step)}
+                             for step in (0, 5, 10)])
+    monkeypatch.setattr(store, "read_gallery", gallery)
+    found = cases(run_of_scores(0.5, 0.2, 0.6).with_columns(base=pl.lit("Micro-M")), MICRO)
+    assert asked == ["Micro-M", first.run_id] and found["kind"].unique().to_list() == ["recovered"]
+    assert found["response"].to_list() == ["0", "5", "10"]
