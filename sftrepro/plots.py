@@ -296,12 +296,12 @@ def span(counts: Sequence[int], unit: str) -> str:
     least, most = min(counts), max(counts)
     return f"{most if least == most else f'{least} to {most}'} {unit}{'' if most == 1 else 's'}"
 
-# %% ../nbs/14_plots.ipynb #f7dd6b98
+# %% ../nbs/14_plots.ipynb #3e1bac48
 def provenance(results: pl.DataFrame,  # the item results that were drawn
                ) -> str:
     "The provenance line of a figure, without its download."
     sizes = results.group_by("benchmark").agg(pl.n_unique("item_id").alias("items"), pl.n_unique("trial").alias("trials"))
-    trained = results.filter(pl.col("step") > 0)
+    trained = results.select("step", "run_name", "seed").filter(pl.col("step") > 0)
     runs = f"{span([trained['run_name'].n_unique()], 'run')} x {span([trained['seed'].n_unique()], 'seed')}"
     made = runs if len(trained) else span([results["base"].n_unique()], "base model")
     drawn = f"{span(sizes['items'].to_list(), 'item')} x {span(sizes['trials'].to_list(), 'trial')}"
