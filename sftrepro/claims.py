@@ -233,7 +233,7 @@ class Verdict:
     tests: dict[str, str]        # outcome of each test
     comparisons: pl.DataFrame    # everything that was compared
 
-# %% ../nbs/13_claims.ipynb #268a6b07
+# %% ../nbs/13_claims.ipynb #67ddef7c
 def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the claim
           profile: Profile, book: Ledger | None = None) -> Verdict:
     "The verdict on a claim."
@@ -243,7 +243,7 @@ def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and 
         return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
     missing = obstacles(claim.criterion, results, profile, book.minimum_seeds)
     judged = [judge_test(test, results, profile, book) for test in claim.criterion.tests
-              if not test.runs - set(results["series"])]
+              if not test.runs - set(results["series"].unique())]
     reasons = [reason for found in judged for reason in found.reasons]
     unjudged = any(not found.outcomes for found in judged)
     tests = {found.name: over_benchmarks(found.outcomes) for found in judged if found.outcomes}
@@ -251,14 +251,14 @@ def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and 
     rows = [row for found in judged for row in found.rows]
     return Verdict(id, claim, profile.name, word, (*missing, *reasons), tests, pl.DataFrame(rows, infer_schema_length=None))
 
-# %% ../nbs/13_claims.ipynb #eb28a3da
+# %% ../nbs/13_claims.ipynb #5af0f49e
 def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, minimum_seeds: int) -> list[str]:
     "Why nothing can be said about a claim at this profile."
     found = [] if profile.testable else [f"profile {profile.name} is for trying the code, its numbers mean nothing"]
     seeds = results.select("step", "seed").filter(pl.col("step") > 0)["seed"].n_unique()
     if seeds < minimum_seeds:
         found.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} where {minimum_seeds} are needed")
-    runs = set().union(*(test.runs for test in criterion.tests)) - set(results["series"])
+    runs = set().union(*(test.runs for test in criterion.tests)) - set(results["series"].unique())
     return found + [f"run {run} is not made at profile {profile.name}" for run in sorted(runs)]
 
 # %% ../nbs/13_claims.ipynb #d9ffac01
@@ -270,11 +270,11 @@ class Judged:
     rows: list[dict]
     reasons: list[str]   # benchmarks that were left out
 
-# %% ../nbs/13_claims.ipynb #083bb6bd
+# %% ../nbs/13_claims.ipynb #e4ce8bb3
 def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Profile, book: Ledger) -> Judged:
     "One test: its family of comparisons, judged benchmark by benchmark."
     counterpart = counterparts(profile)
-    present = [name for name in (counterpart.get(paper, paper) for paper in test.benchmarks) if name in set(results["benchmark"])]
+    present = [name for name in (counterpart.get(paper, paper) for paper in test.benchmarks) if name in set(results["benchmark"].unique())]
     levels = {"level": book.level, "leaning": book.leaning_level}
     reasons = {ours: no_room(test, results, ours) for ours in present}
     usable = [ours for ours in present if not reasons[ours]]

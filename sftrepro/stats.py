@@ -313,7 +313,7 @@ def measured_bases(profile: Profile, benchmarks: Sequence[str] = ()) -> pl.DataF
     "Item results of the profile's base models before any training."
     return gathered(profile, [(base.name, base.name) for base in profile.bases], benchmarks)
 
-# %% ../nbs/12_stats.ipynb #3a947c09
+# %% ../nbs/12_stats.ipynb #5496fa4e
 def gathered(profile: Profile,
              sources: Sequence[tuple[str, str]],  # run id or base, and the series that it belongs to
              benchmarks: Sequence[str]) -> pl.DataFrame:
@@ -324,14 +324,14 @@ def gathered(profile: Profile,
         rows = store.read_measures(file, wanted)
         for name in wanted:
             pieces[name].append(rows.filter(benchmark=name).with_columns(series=pl.lit(series)))
-    return pl.concat([complete(pl.concat(parts)) for parts in pieces.values()])
+    return pl.concat([complete(pl.concat(pieces.pop(name))) for name in wanted])
 
 def complete(rows: pl.DataFrame) -> pl.DataFrame:
     "The rows of one benchmark without items that lack a score somewhere, and some more properties of a response."
     if rows["score"].null_count():
         rows = rows.filter(pl.col("score").is_not_null().all().over("item_id"))
     return rows.with_columns(finished=~pl.col("truncated"), unparsed=~pl.col("parsed"),
-                             persuaded=pl.col("weighs") & (pl.col("score") == 1))
+                             persuaded=pl.col("weighs") & (pl.col("score") == 1)).rechunk()
 
 # %% ../nbs/12_stats.ipynb #ec4eab51
 def among(results: pl.DataFrame,
