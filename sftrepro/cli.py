@@ -7,10 +7,11 @@ __all__ = ['FULL', 'BAR', 'DRY', 'app', 'ProfileOption', 'HardwareOption', 'More
            'lines_of', 'time_left', 'watch', 'run_plan', 'failure', 'library_digests', 'differing', 'nbdev_export',
            'export', 'unexported', 'stale_results', 'called', 'check_gpus', 'expected', 'dry_run', 'build', 'start',
            'split_parameters', 'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild',
-           'chosen_hardware', 'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'verify', 'rescore',
-           'changed_verdict', 'job', 'joined', 'main']
+           'chosen_hardware', 'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'check_manifests',
+           'source_of', 'at_hand', 'train_again', 'compare', 'compared', 'departure', 'shortly', 'check_sample',
+           'verify', 'rescore', 'changed_verdict', 'job', 'joined', 'main']
 
-# %% ../nbs/17_cli.ipynb #c5598ea5
+# %% ../nbs/17_cli.ipynb #4af8f772
 import ctypes
 import errno
 import json
@@ -29,9 +30,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random, randrange
 from typing import Annotated
 
-# %% ../nbs/17_cli.ipynb #a062502e
+# %% ../nbs/17_cli.ipynb #f6c660a5
+import polars as pl
 import typer
 from tqdm import tqdm
 
@@ -40,6 +43,7 @@ from .costs import Cost, Hardware, cost_of, cost_words, duration, hardware, spac
 from .profiles import ROOT, Profile, RequestError, digest, load_profile
 from sftrepro.workflow import (
     PUBLISHED,
+    Flow,
     Goal,
     Job,
     JobFailed,
@@ -48,6 +52,8 @@ from sftrepro.workflow import (
     check_bases,
     check_results,
     checked,
+    checkpoints,
+    differences,
     do,
     execute,
     executed_file,
@@ -57,6 +63,7 @@ from sftrepro.workflow import (
     in_words,
     plan,
     read_chapter,
+    reasons,
     results_needed,
     results_reasons,
     site_folder,
@@ -523,7 +530,7 @@ def show_plan(profile: ProfileOption = "micro", hardware: HardwareOption = None)
               "TFLOP/s in training (data/costs/hardware.csv)", sep="\n")
     print(f"{len(planned)} of {len(this.jobs)} jobs would run: make rebuild PROFILE={profile}")
 
-# %% ../nbs/17_cli.ipynb #db9e994f
+# %% ../nbs/17_cli.ipynb #c7afa59c
 results_app = typer.Typer(help="Published results.", rich_markup_mode=None)
 app.add_typer(results_app, name="results")
 
@@ -531,20 +538,111 @@ app.add_typer(results_app, name="results")
 def results() -> None:
     "Published results."
 
-@results_app.command(epilog=examples("sftrepro results verify", "sftrepro results verify --profile smoke"))
-def verify(profile: ProfileOption = "micro") -> None:
-    "Check published results and bases against their manifests and the schema."
-    chosen = load_profile(profile)
-    found = sorted(store.locate(chosen.results_dir).glob("*.parquet"))
+# %% ../nbs/17_cli.ipynb #304623a5
+def check_manifests(profile: Profile) -> list[str]:  # the ids of the published runs and bases
+    "Check published results and bases against manifests and schema; raises RequestError for the first that fails."
+    found = sorted(store.locate(profile.results_dir).glob("*.parquet"))
     if not found:
-        raise RequestError(f"profile {profile} has no published results. Make them: make rebuild PROFILE={profile}")
+        raise RequestError(f"profile {profile.name} has no published results. Make them: make rebuild PROFILE={profile.name}")
     for path in progress(found, "verify"):
-        store.read_results(chosen, [path.stem])
-    traced = sorted((store.locate(chosen.results_dir) / "tokens").glob("*.parquet"))
+        store.read_results(profile, [path.stem])
+    traced = sorted((store.locate(profile.results_dir) / "tokens").glob("*.parquet"))
     for path in progress(traced, "verify tokens"):
-        store.read_tokens(chosen, [path.stem])
-    bases = [base.name for base in chosen.bases if store.verify(store.base_folder(chosen, base.name))]
-    print(f"{len(found) + len(traced)} results and {len(bases)} bases are as their manifests say")
+        store.read_tokens(profile, [path.stem])
+    bases = [base.name for base in profile.bases if store.verify(store.base_folder(profile, base.name))]
+    print(f"{len(found) + len(traced)} results and {len(bases)} bases are as their manifests say", flush=True)
+    return [path.stem for path in found]
+
+# %% ../nbs/17_cli.ipynb #4a5e5749
+def source_of(run_id: str, this: Flow) -> Job | None:  # None for a run that the settings no longer make
+    "The job that makes the checkpoints of a run, or a base."
+    generation = this.jobs.get(f"generate/{run_id}")
+    return this.jobs[generation.needs[0]] if generation else None
+
+def at_hand(run_id: str, this: Flow) -> bool:
+    "Are a run's checkpoints here, made by today's code and settings? A base needs only to be here."
+    source = source_of(run_id, this)
+    if source is None or not store.manifest_path(source.output).exists():
+        return False
+    return source.kind != "train" or not differences(store.read_manifest(source.output).inputs, this.inputs[source.name])
+
+# %% ../nbs/17_cli.ipynb #f5fee965
+def train_again(runs: list[str], this: Flow) -> None:
+    "Train runs from the committed bases, after saying what that takes; a killed training goes on where it was."
+    sources = [source_of(run_id, this) for run_id in runs]
+    needed = {job.name: job for source in sources for job in (*map(this.jobs.get, source.needs), source)}
+    planned = [job for job in needed.values() if job.kind in ("data", "train") and reasons(job, this)]
+    with store.locked(store.store_root() / "locks" / this.profile.name / "build.lock", f"another build of {this.profile.name}"):
+        start(planned, this.profile, usual_hardware(this.profile), [])
+
+# %% ../nbs/17_cli.ipynb #42a08a88
+def compare(run_id: str, this: Flow,
+            items: int, seed: int,
+            ) -> tuple[int, dict]:  # how many responses were made again, and `evaluate.departures`
+    "Make a sample of a run's responses again and compare them with the published rows."
+    from sftrepro import evaluate, judges
+    models, rows = checkpoints(this.jobs[f"generate/{run_id}"], this), []
+    store.verify(source_of(run_id, this).output)
+    sample = evaluate.drawn(this.profile, list(models), items, f"{seed} {run_id}")
+    for step, benchmark, part in progress(sample, run_id):
+        rows.append(evaluate.made_again(this.profile, run_id, models[step], step, benchmark, part))
+    with tempfile.TemporaryDirectory() as folder:
+        again = judges.judged(pl.concat(rows), this.profile, Path(folder))
+    return len(again), evaluate.departures(store.read_table(store.results_file(this.profile, run_id)), again)
+
+# %% ../nbs/17_cli.ipynb #6b09d880
+def compared(run_id: str, made: int, found: dict, this: Flow) -> str:
+    "One line on a run that was compared."
+    line = f"{run_id}: {made} responses made again, {made - len(found)} equal"
+    if not found:
+        return line
+    stale = results_reasons(this.jobs[f"score/{run_id}"], this)
+    return f"{line}; first difference: {departure(found)}" + (f" (published before {in_words(stale)})" if stale else "")
+
+def departure(found: dict) -> str:
+    "The first response that came out otherwise: where it stands, then what it was and what it is now."
+    (step, benchmark, item, trial), columns = next(iter(found.items()))
+    changes = [f"{name} {' -> '.join(shortly(value) for value in pair)}" for name, pair in columns.items()]
+    return f"step {step} {benchmark} {item} trial {trial}: {in_words(changes)}"
+
+def shortly(value: object) -> str:
+    "A value on one line, cut off after 40 characters."
+    text = f"{value:g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+# %% ../nbs/17_cli.ipynb #2a9fafb8
+def check_sample(published: list[str], this: Flow, runs: int, items: int, seed: int, train: bool) -> None:
+    "Make a random sample of published responses again; raises JobFailed if any comes out otherwise."
+    able = [run_id for run_id in published if at_hand(run_id, this) or (train and source_of(run_id, this))]
+    sample, found = Random(seed).sample(able, min(runs, len(able))), {}
+    print(f"making responses of {len(sample)} of {len(able)} runs and bases again, drawn with --seed {seed}", flush=True)
+    if missing := [run_id for run_id in sample if not at_hand(run_id, this)]:
+        train_again(missing, this)
+    for run_id in sample:
+        made, different = compare(run_id, this, items, seed)
+        found |= {run_id: different} if different else {}
+        print(compared(run_id, made, different, this), flush=True)
+    if left := [run_id for run_id in published if run_id not in able]:
+        print(f"{len(left)} of {len(published)} results cannot be made again here, their checkpoints are missing or out of date "
+              f"(first: {left[0]}). Train them first: sftrepro results verify --profile {this.profile.name} --train")
+    if found:
+        raise JobFailed(f"{sum(map(len, found.values()))} responses differ from what is published (first: {next(iter(found))} "
+                        f"{departure(next(iter(found.values())))}). Is the code another one? sftrepro status --profile {this.profile.name}")
+
+# %% ../nbs/17_cli.ipynb #618e8f56
+@results_app.command(epilog=examples("sftrepro results verify", "sftrepro results verify --runs 0",
+                                     "sftrepro results verify --runs 2 --items 2000 --seed 7", "sftrepro results verify --train"))
+def verify(profile: ProfileOption = "micro",
+           runs: Annotated[int, typer.Option(min=0, help="How many runs or bases are drawn; 0: check manifests alone.")] = 4,
+           items: Annotated[int, typer.Option(min=1, help="How many responses of each are made again, at least.")] = 600,
+           seed: Annotated[int | None, typer.Option(help="Decides the draw; none for another one each time.", show_default=False)] = None,
+           train: Annotated[bool, typer.Option("--train", help="Draw among all runs; train those again whose checkpoints are not here.")] = False,
+           ) -> None:
+    "Check results and bases against their manifests, then make a random sample of responses again and compare."
+    chosen = load_profile(profile)
+    published = check_manifests(chosen)
+    if runs:
+        check_sample(published, flow(chosen), runs, items, randrange(10**6) if seed is None else seed, train)
 
 # %% ../nbs/17_cli.ipynb #3bcf2991
 @app.command(epilog=examples("sftrepro rescore", "sftrepro rescore --profile small"))

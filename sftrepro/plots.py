@@ -296,15 +296,15 @@ def span(counts: Sequence[int], unit: str) -> str:
     least, most = min(counts), max(counts)
     return f"{most if least == most else f'{least} to {most}'} {unit}{'' if most == 1 else 's'}"
 
-# %% ../nbs/14_plots.ipynb #f7dd6b98
+# %% ../nbs/14_plots.ipynb #9dce069d
 def provenance(results: pl.DataFrame,  # the item results that were drawn
                ) -> str:
     "The provenance line of a figure, without its download."
-    sizes = results.group_by("benchmark").agg(pl.n_unique("item_id").alias("items"), pl.n_unique("trial").alias("trials"))
-    trained = results.filter(pl.col("step") > 0)
+    items, trials = (results.select("benchmark", name).unique().group_by("benchmark").len()["len"].to_list() for name in ("item_id", "trial"))
+    trained = results.select("step", "run_name", "seed").filter(pl.col("step") > 0)
     runs = f"{span([trained['run_name'].n_unique()], 'run')} x {span([trained['seed'].n_unique()], 'seed')}"
     made = runs if len(trained) else span([results["base"].n_unique()], "base model")
-    drawn = f"{span(sizes['items'].to_list(), 'item')} x {span(sizes['trials'].to_list(), 'trial')}"
+    drawn = f"{span(items, 'item')} x {span(trials, 'trial')}"
     return " \N{MIDDLE DOT} ".join([", ".join(results["profile"].unique().sort()), made, drawn, commit()])
 
 # %% ../nbs/14_plots.ipynb #4600b32b

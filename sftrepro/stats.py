@@ -5,7 +5,7 @@ __all__ = ['ESTIMATES', 'METRICS', 'CHANCE', 'GROUPS', 'ROOM', 'REFUSALS', 'CALI
            'logarithmic', 'Family', 'family', 'item_luck', 'seed_luck', 'wilson', 'is_share', 'estimates',
            'estimates_of', 'Pair', 'smallest_effect', 'contrasts', 'pair_columns', 'differences', 'ends_of',
            'excursion', 'furthest', 'change', 'counterparts', 'published_name', 'named', 'measured', 'measured_bases',
-           'chosen', 'among', 'parts', 'above_chance', 'families', 'middle', 'room', 'refusals', 'growth',
+           'gathered', 'complete', 'among', 'parts', 'above_chance', 'families', 'middle', 'room', 'refusals', 'growth',
            'calibration']
 
 # %% ../nbs/12_stats.ipynb #55f5082c
@@ -57,7 +57,7 @@ def imagined_rows(series: str, seed: int, step: int, benchmark: str,
         "score": right.ravel().astype(float), "tokens": tokens.ravel(), "truncated": False, "finished": True,
         "parsed": right.ravel(), "unparsed": ~right.ravel(), "reconsiders": False, "persuaded": False})
 
-# %% ../nbs/12_stats.ipynb #97842cac
+# %% ../nbs/12_stats.ipynb #b793548d
 def paired(results: pl.DataFrame,  # item results of one benchmark
            value: str,             # a column: score, tokens, truncated, unparsed
            conditions: Sequence[tuple[str, int]],  # (series, step)
@@ -65,14 +65,15 @@ def paired(results: pl.DataFrame,  # item results of one benchmark
     "The trial means of all conditions on the same items and seeds."
     wanted = pl.DataFrame({"series": [c[0] for c in conditions], "step": [c[1] for c in conditions],
                            "condition": range(len(conditions))}, schema_overrides={"step": results["step"].dtype})
-    cells = results.join(wanted, on=["series", "step"]).group_by("condition", "seed", "item_id").agg(
-        pl.col(value).cast(pl.Float64).mean()).sort("condition", "seed", "item_id")
+    rows = results.select("series", "step", "seed", "item_id", pl.col(value).alias("value"))
+    cells = rows.join(wanted, on=["series", "step"]).group_by("condition", "seed", "item_id").agg(
+        pl.col("value").cast(pl.Float64).mean()).cast({"item_id": pl.String}).sort("condition", "seed", "item_id")
     seeds = sorted(set(cells["seed"]) - {0}) or [0]
     items = cells["item_id"].unique().sort()
     block = np.full((len(seeds), len(items), len(conditions)), np.nan)
     for (condition, seed), part in cells.group_by("condition", "seed", maintain_order=True):
         rows = slice(None) if seed == 0 else seeds.index(seed)
-        block[rows, items.search_sorted(part["item_id"]), condition] = part[value].to_numpy()
+        block[rows, items.search_sorted(part["item_id"]), condition] = part["value"].to_numpy()
     if np.isnan(block).any():
         raise ValueError(f"{results['benchmark'][0]}: some items lack a seed or a checkpoint among {list(conditions)}")
     return block
@@ -155,13 +156,14 @@ def is_share(value: str) -> bool:
     "Is a column between 0 and 1? Lengths and log-probabilities are not."
     return value not in ("tokens", "nats")
 
-# %% ../nbs/12_stats.ipynb #66aa55a8
+# %% ../nbs/12_stats.ipynb #7eaa6981
 def estimates(results: pl.DataFrame,   # item results with `series`
               value: str = "score",    # score, truncated and other shares (in percent), tokens, or nats
               level: float = 0.95) -> pl.DataFrame:
     "What a figure draws: the columns of `ESTIMATES`."
-    parts = [estimates_of(part, value, level)
-             for _, part in results.group_by("benchmark", "series", maintain_order=True)]
+    rows = results.select("benchmark", "series", "seed", "step", "item_id", value)
+    pairs = rows.select("benchmark", "series").unique(maintain_order=True).iter_rows(named=True)
+    parts = [estimates_of(rows.filter(**pair), value, level) for pair in pairs]
     return pl.concat([pl.DataFrame(schema=ESTIMATES), *parts])
 
 # %% ../nbs/12_stats.ipynb #24fb36e0
@@ -215,7 +217,7 @@ def contrasts(results: pl.DataFrame, pairs: Sequence[Pair], value: str = "score"
         "seeds": blocks[0].shape[0],
         "items": [block.shape[1] for block in blocks for _ in range(block.shape[2])]})
 
-# %% ../nbs/12_stats.ipynb #2153428d
+# %% ../nbs/12_stats.ipynb #5f8f52df
 def pair_columns(pairs: Sequence[Pair]) -> dict[str, list]:
     "What each comparison is about, as columns of a table."
     names = {field: [getattr(pair, field) for pair in pairs] for field in ("benchmark", "name")}
@@ -226,7 +228,8 @@ def differences(results: pl.DataFrame, pairs: Sequence[Pair], value: str) -> np.
     "Seeds x items x pairs of one benchmark."
     signed = [ends_of(pair) for pair in pairs]
     conditions = sorted({end for ends in signed for end in ends})
-    block = paired(results.filter(benchmark=pairs[0].benchmark), value, conditions)
+    rows = results.select("benchmark", "series", "seed", "step", "item_id", value).filter(benchmark=pairs[0].benchmark)
+    block = paired(rows, value, conditions)
     block = logarithmic(block) if value == "tokens" else block
     weights = np.array([[ends.get(condition, 0) for ends in signed] for condition in conditions])
     return block @ weights
@@ -292,7 +295,7 @@ def named(profile: Profile, benchmarks: Sequence[str],  # the micro world's name
                                f"Benchmarks: {', '.join(profile.benchmarks)}")
     return [ours[paper] for paper in papers]
 
-# %% ../nbs/12_stats.ipynb #e732624d
+# %% ../nbs/12_stats.ipynb #64da73de
 def measured(profile: Profile,
              runs: Sequence[str],        # ids of the paper's runs, or `all`; those that the profile does not make are left out
              benchmarks: Sequence[str],
@@ -303,23 +306,33 @@ def measured(profile: Profile,
     if not specs:
         made = ", ".join(sorted({spec.paper_run for spec in run_specs(profile)}))
         raise RequestError(f"runs {list(runs)}: profile {profile.name} makes none of them. Its runs: {made}")
-    series = pl.DataFrame([(spec.run_id, spec.paper_run) for spec in specs], ["run_id", "series"], orient="row")
-    starts = pl.DataFrame(sorted({(spec.base, spec.paper_run) for spec in specs}), ["run_id", "series"], orient="row")
-    tuned, bases = (store.read_results(profile, names["run_id"].unique().sort().to_list()) for names in (series, starts))
-    return chosen(pl.concat([bases.join(starts, on="run_id"), tuned.join(series, on="run_id")]), profile, benchmarks)
+    starts, tuned = (sorted({(getattr(spec, name), spec.paper_run) for spec in specs}) for name in ("base", "run_id"))
+    store.verified_results(profile, [run_id for run_id, _ in tuned])  # what is missing is said of the runs first
+    return gathered(profile, [*starts, *tuned], benchmarks)
 
-# %% ../nbs/12_stats.ipynb #43b964bd
 def measured_bases(profile: Profile, benchmarks: Sequence[str] = ()) -> pl.DataFrame:
     "Item results of the profile's base models before any training."
-    results = store.read_results(profile, [base.name for base in profile.bases])
-    return chosen(results.with_columns(series="run_id"), profile, benchmarks)
+    return gathered(profile, [(base.name, base.name) for base in profile.bases], benchmarks)
 
-def chosen(results: pl.DataFrame, profile: Profile, benchmarks: Sequence[str]) -> pl.DataFrame:
-    "The rows of some benchmarks, in the order asked for."
-    order = pl.DataFrame({"benchmark": named(profile, benchmarks)}, {"benchmark": pl.String})
-    whole = results.filter(pl.col("score").is_not_null().all().over("benchmark", "item_id"))
-    return order.join(whole, on="benchmark", maintain_order="left_right").with_columns(
-        finished=~pl.col("truncated"), unparsed=~pl.col("parsed"), persuaded=pl.col("weighs") & (pl.col("score") == 1))
+# %% ../nbs/12_stats.ipynb #5496fa4e
+def gathered(profile: Profile,
+             sources: Sequence[tuple[str, str]],  # run id or base, and the series that it belongs to
+             benchmarks: Sequence[str]) -> pl.DataFrame:
+    "The rows of some benchmarks, in the order asked for; within each, the sources in theirs."
+    wanted = named(profile, benchmarks)
+    pieces: dict[str, list[pl.DataFrame]] = {name: [] for name in wanted}
+    for file, (_, series) in zip(store.verified_results(profile, [run_id for run_id, _ in sources]), sources, strict=True):
+        rows = store.read_measures(file, wanted)
+        for name in wanted:
+            pieces[name].append(rows.filter(benchmark=name).with_columns(series=pl.lit(series)))
+    return pl.concat([complete(pl.concat(pieces.pop(name))) for name in wanted])
+
+def complete(rows: pl.DataFrame) -> pl.DataFrame:
+    "The rows of one benchmark without items that lack a score somewhere, and some more properties of a response."
+    if rows["score"].null_count():
+        rows = rows.filter(pl.col("score").is_not_null().all().over("item_id"))
+    return rows.with_columns(finished=~pl.col("truncated"), unparsed=~pl.col("parsed"),
+                             persuaded=pl.col("weighs") & (pl.col("score") == 1)).rechunk()
 
 # %% ../nbs/12_stats.ipynb #ec4eab51
 def among(results: pl.DataFrame,

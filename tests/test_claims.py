@@ -1,3 +1,4 @@
+import importlib.util
 import itertools
 import json
 
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sftrepro import store
+from sftrepro import claims, store
 from sftrepro.claims import (
     WORDS,
     beside,
@@ -19,8 +20,9 @@ from sftrepro.claims import (
     over_tests,
     published,
     scoreboard,
+    standing,
 )
-from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
+from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs, run_specs
 from sftrepro.stats import counterparts, imagined
 from sftrepro.world import BENCHMARKS
 
@@ -275,3 +277,39 @@ def test_the_scoreboard_has_one_row_per_claim():
     board = scoreboard(found)
     assert board.count("<tr>") == 1 + len(ledger().claims)
     assert all(f"<td>{id}</td>" in board for id in ledger().claims)
+
+
+# The README
+
+def committed(name):
+    "A module of the folder tools."
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"tools/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_says_what_the_committed_results_give():
+    assert (ROOT / "README.md").read_text() == committed("readme").current(), "write it anew: .venv/bin/python tools/readme.py"
+
+
+def test_a_readme_that_says_anything_else_is_noticed():
+    page = committed("readme").with_block("a <!-- scoreboard: written by tools/readme.py -->old<!-- end of the scoreboard --> b", "new")
+    assert page == "a <!-- scoreboard: written by tools/readme.py -->\nnew\n<!-- end of the scoreboard --> b"
+    with pytest.raises(SystemExit, match="README.md lacks the marks"):
+        committed("readme").with_block("a", "new")
+
+
+def test_claims_whose_runs_lack_results_wait_and_the_others_have_the_scoreboards_word(monkeypatch):
+    profile, book = load_profile("micro"), ledger()
+    rates = {"arithmetic": [0.4, 0.15, 0.4, 0.55], "program": [0.5, 0.3, 0.45, 0.6], "order": [0.4, 0.4, 0.4, 0.4]}
+    monkeypatch.setattr(claims, "measured", lambda profile, runs, benchmarks: pl.concat([imagined(rates, series=run) for run in runs]))
+    there = {spec.run_id for spec in run_specs(profile, ("R25",))} | {"Micro-M"}
+    monkeypatch.setattr(claims.store, "published", lambda profile, ids: set(ids) <= there)
+    words = standing(profile)
+    assert words["C2"] == judge("C2", imagined(rates), profile).word and words["C2"] in claims.WORDS
+    assert words["C8"] == claims.WAITING
+    monkeypatch.setattr(claims.store, "published", lambda profile, ids: False)
+    assert set(standing(profile).values()) <= {claims.WAITING, "open"}
+    table = claims.readme_table(words, profile).splitlines()
+    assert len(table) == 2 + len(book.claims) and "[22](nbs/22_dip_and_recovery.ipynb)" in "".join(table)

@@ -153,6 +153,84 @@ def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repos
     assert "edited_by_hand" not in (published.folder / "sftrepro/traces.py").read_text()
 
 
+# Results made again
+
+@pytest.fixture(scope="module")
+def recomputed_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    "The small repository with a base, a run and their results, all really made."
+    repository = Repository.new(tmp_path_factory.mktemp("recomputed") / "repository")
+    repository.python("from sftrepro import workflow\nfrom sftrepro.profiles import load_profile\nprofile = load_profile('tiny')\n"
+                      "for job in workflow.jobs(profile).values():\n"
+                      "    if job.kind not in ('chapter', 'book'): workflow.do(job.name, profile)")
+    return repository
+
+
+@pytest.fixture
+def recomputed(recomputed_once: Repository, tmp_path: Path) -> Repository:
+    "A copy of it to falsify."
+    shutil.copytree(recomputed_once.folder.parent, tmp_path / "recomputed")
+    return Repository(tmp_path / "recomputed/repository")
+
+
+EVERYTHING = ("results", "verify", *ONE, "--items", "1000")
+
+
+def run_of(repository: Repository) -> str:
+    "The id of the tiny profile's only run."
+    return next(repository.store.glob("tiny/results/Nano_*.parquet")).stem
+
+
+def test_results_made_again_are_the_published_ones(recomputed: Repository) -> None:
+    code, out, errors = recomputed.run(*EVERYTHING, "--seed", "5")
+    assert code == 0, errors
+    first, second, *each = out.splitlines()
+    assert first == "2 results and 1 bases are as their manifests say"
+    assert second == "making responses of 2 of 2 runs and bases again, drawn with --seed 5"
+    assert len(each) == 2 and all(line.endswith(" equal") for line in each)
+    assert "Nano: 8 responses made again, 8 equal" in each
+
+
+def test_a_falsified_row_is_found_though_its_manifest_was_written_anew(recomputed: Repository) -> None:
+    run_id = run_of(recomputed)
+    item = recomputed.python(f"""
+import polars as pl
+from sftrepro import store
+from sftrepro.profiles import load_profile
+path = store.results_file(load_profile('tiny'), '{run_id}')
+inputs, rows = store.verify(path).inputs, store.read_table(path).with_row_index()
+row = rows.filter(~pl.col('parsed'), tokens=16, score=0.0).sample(seed=0).row(0, named=True)
+this = pl.col('index') == row['index']
+false = {{'tokens': pl.col('tokens') + this, 'score': pl.when(this).then(0.5).otherwise('score')}}
+store.write_table(path, rows.with_columns(**false).drop('index'))
+store.seal(path, inputs)
+print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial'], end='')""")
+    code, out, errors = recomputed.run(*EVERYTHING)
+    assert code == 1
+    said = "tokens 17 -> 16, score 0.5 -> 0"
+    line, = (line for line in out.splitlines() if line.startswith(run_id))
+    made = int(line.split()[1])
+    assert line == f"{run_id}: {made} responses made again, {made - 1} equal; first difference: {item}: {said}"
+    assert errors == (f"1 responses differ from what is published (first: {run_id} {item}: {said}). "
+                      "Is the code another one? sftrepro status --profile tiny\n")
+
+
+def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_when_asked(recomputed: Repository) -> None:
+    run_id = run_of(recomputed)
+    shutil.rmtree(recomputed.store / "tiny" / run_id)
+    code, out, errors = recomputed.run(*EVERYTHING)
+    assert code == 0, errors
+    assert out.splitlines()[2:] == [
+        "Nano: 8 responses made again, 8 equal",
+        f"1 of 2 results cannot be made again here, their checkpoints are missing or out of date (first: {run_id}). "
+        "Train them first: sftrepro results verify --profile tiny --train"]
+    code, out, errors = recomputed.run(*EVERYTHING, "--train")
+    assert code == 0, errors
+    assert "tiny: about " in out and " of disk. Each job: sftrepro plan --profile tiny" in out
+    line, = (line for line in out.splitlines() if line.startswith(run_id))
+    made = int(line.split()[1])
+    assert made > 8 and line == f"{run_id}: {made} responses made again, {made} equal"
+
+
 # Interrupted, crowded, full
 
 def parent(pid: str) -> int | None:

@@ -10,11 +10,14 @@ from sftrepro import evaluate
 from sftrepro.bases import pretrain
 from sftrepro.evaluate import (
     REVISION,
+    departures,
+    drawn,
     generate_responses,
     identity,
     item_results,
     items_of,
     looped,
+    made_again,
     mentions,
     questions,
     rescored,
@@ -115,6 +118,30 @@ def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, 
     fewer = profile.model_copy(update={"benchmarks": {"order": BenchmarkSize(items=3, trials=1)}})
     with pytest.raises(RequestError, match="order: responses to 13 items that settings.ini does not ask"):
         rescored(results, fewer)
+
+
+@given(st.integers(1, 200), st.sets(st.integers(0, 320), min_size=1, max_size=3), st.text(max_size=5))
+def test_a_sample_is_whole_slices_and_no_larger_than_asked_for_but_for_the_last(items: int, steps: set[int], seed: str) -> None:
+    asked, order = {name: questions(name, SMOKE) for name in SMOKE.benchmarks}, sorted(steps)
+    sample = drawn(SMOKE, order, items, seed)
+    sizes = [len(part) for _, _, part in sample]
+    assert sum(sizes[:-1]) < items and sum(sizes) >= min(items, len(steps) * sum(map(len, asked.values())))
+    assert len({(step, benchmark) for step, benchmark, _ in sample}) == len(sample)
+    assert all(step in steps and part.equals(asked[benchmark]) for step, benchmark, part in sample)
+    assert [each[:2] for each in drawn(SMOKE, order, items, seed)] == [each[:2] for each in sample]
+
+
+def test_what_is_made_again_departs_from_nothing_but_what_was_changed(base: Path, tmp_path: Path) -> None:
+    few = SMOKE.model_copy(update={"benchmarks": {name: SMOKE.benchmarks[name] for name in ("order", "forbidden")}})
+    generate_responses(few, "Nano", {0: base}, tmp_path / "responses")
+    results = score_responses(few, "Nano", tmp_path / "responses", tmp_path / "eval")
+    for step, benchmark, part in drawn(few, [0], 24, "any"):
+        again = made_again(few, "Nano", base, step, benchmark, part)
+        assert departures(results, again) == departures(results.with_columns(response=None, seconds=9.0), again) == {}
+        item, other = again["item_id"][0], results.with_columns(tokens=pl.col("tokens") + (pl.int_range(pl.len()) == 0).over("benchmark"))
+        assert list(departures(other, again)) == [(0, benchmark, item, 0)]
+        missing = departures(results.filter(pl.col("item_id") != item), again)
+        assert [key[2] for key in missing] == [item]
 
 
 @pytest.mark.parametrize("response, thought, reconsiders", [

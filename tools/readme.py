@@ -1,0 +1,27 @@
+"""Write the summary of the scoreboard into README.md, from the committed results of profile micro.
+
+    python tools/readme.py
+"""
+from sftrepro.claims import readme_table, standing
+from sftrepro.profiles import ROOT, load_profile
+
+BEGIN, END = "<!-- scoreboard: written by tools/readme.py -->", "<!-- end of the scoreboard -->"
+
+
+def with_block(text: str, block: str) -> str:
+    "A page whose text between the two marks is the block."
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not (found and ended):
+        raise SystemExit(f"README.md lacks the marks {BEGIN} and {END}. Restore it: git checkout README.md")
+    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+
+
+def current() -> str:
+    "README.md as the committed results give it."
+    profile = load_profile("micro")
+    return with_block((ROOT / "README.md").read_text(), readme_table(standing(profile), profile))
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(current())
