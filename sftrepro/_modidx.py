@@ -439,6 +439,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.plots.commit': ('plots.html#commit', 'sftrepro/plots.py'),
                                 'sftrepro.plots.download': ('plots.html#download', 'sftrepro/plots.py'),
                                 'sftrepro.plots.drawing': ('plots.html#drawing', 'sftrepro/plots.py'),
+                                'sftrepro.plots.embedded': ('plots.html#embedded', 'sftrepro/plots.py'),
                                 'sftrepro.plots.estimate': ('plots.html#estimate', 'sftrepro/plots.py'),
                                 'sftrepro.plots.figure': ('plots.html#figure', 'sftrepro/plots.py'),
                                 'sftrepro.plots.histogram': ('plots.html#histogram', 'sftrepro/plots.py'),

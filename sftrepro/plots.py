@@ -4,7 +4,7 @@
 __all__ = ['INK', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'OURS', 'PUBLISHED', 'number', 'estimate', 'Key', 'keys',
            'together', 'Picture', 'panel', 'step_axis', 'styles', 'marks', 'lines', 'trajectory', 'legend_of',
            'intervals', 'points', 'bins', 'histogram', 'merged', 'wide', 'cell', 'kind', 'table', 'commit', 'span',
-           'provenance', 'drawing', 'swatch', 'charts', 'download', 'figure', 'show']
+           'provenance', 'drawing', 'swatch', 'embedded', 'charts', 'download', 'figure', 'show']
 
 # %% ../nbs/14_plots.ipynb #5f946960
 import base64
@@ -307,12 +307,12 @@ def provenance(results: pl.DataFrame,  # the item results that were drawn
     drawn = f"{span(items, 'item')} x {span(trials, 'trial')}"
     return " \N{MIDDLE DOT} ".join([", ".join(results["profile"].unique().sort()), made, drawn, commit()])
 
-# %% ../nbs/14_plots.ipynb #4600b32b
-def drawing(chart: alt.LayerChart | alt.Chart,
+# %% ../nbs/14_plots.ipynb #34cb67b6
+def drawing(spec: dict,        # a chart's specification
             width: int = 340,  # pixels; the page stretches it
             ) -> str:          # SVG
     "The chart as a still picture."
-    svg = vl_convert.vegalite_to_svg(chart.properties(width=width).to_dict())
+    svg = vl_convert.vegalite_to_svg(spec | {"width": width})
     return svg.replace("<svg ", '<svg preserveAspectRatio="xMinYMin meet" ', 1)
 
 # %% ../nbs/14_plots.ipynb #33c78087
@@ -326,14 +326,17 @@ def swatch(key: Key) -> str:
                f'<path d="{symbol[key.shape]}" fill="{fill}" stroke-width="1.6"/></svg>')
     return f"<li>{picture}{html.escape(key.label)}</li>"
 
-# %% ../nbs/14_plots.ipynb #78abe973
+# %% ../nbs/14_plots.ipynb #02b27d8f
+def embedded(spec: dict) -> str:
+    "A specification as JSON that may stand inside a page."
+    return json.dumps(spec).replace("<", r"\u003c")
+
 def charts(picture: Picture) -> str:
     "A picture as HTML: the legend, then each panel's specification and still drawing."
     legend = f'<ul class="sft-legend">{"".join(map(swatch, picture.legend))}</ul>' if picture.legend else ""
-    specs = [json.dumps(chart.to_dict()).replace("<", r"\u003c") for chart in picture.panels]
-    panels = "".join(f'<div class="sft-panel"><script type="application/json">{spec}</script>'
-                     f'<div class="sft-still">{drawing(chart)}</div></div>'
-                     for spec, chart in zip(specs, picture.panels, strict=True))
+    specs = [chart.to_dict(validate=False) for chart in picture.panels]
+    panels = "".join(f'<div class="sft-panel"><script type="application/json">{embedded(spec)}</script>'
+                     f'<div class="sft-still">{drawing(spec)}</div></div>' for spec in specs)
     return f'{legend}<div class="sft-panels">{panels}</div>'
 
 # %% ../nbs/14_plots.ipynb #bb7b8dcc

@@ -7,7 +7,7 @@ __all__ = ['DIFFERS', 'PUBLISHED', 'KINDS', 'labels', 'runs_in', 'called', 'show
            'show_turned', 'cases', 'first_of', 'show_cases', 'case_html', 'show_verdict', 'robustness', 'outcome',
            'variant_results', 'ours_for', 'versus', 'show_versus']
 
-# %% ../nbs/54_report.ipynb #a075d0fd
+# %% ../nbs/54_report.ipynb #1f624660
 import html
 import re
 from collections.abc import Sequence
@@ -16,7 +16,6 @@ import polars as pl
 
 from . import store
 from .claims import card, judge, ledger, model_name, origin, reading, scoreboard_numbers, setting, titles
-from .evaluate import items_of
 from .plots import estimate, merged, number, points, provenance, show, table, trajectory
 from .profiles import ROOT, Profile, paper_runs, run_specs, variants
 from sftrepro.stats import (
@@ -276,9 +275,10 @@ def first_of(kind: str, shown: pl.DataFrame, moments: Sequence[int]) -> pl.DataF
             return shown.filter(item_id=item).sort("step")
     return shown.clear()
 
-# %% ../nbs/54_report.ipynb #d1980d91
+# %% ../nbs/54_report.ipynb #ac222127
 def show_cases(results: pl.DataFrame, scale: Profile) -> None:
     "Each example as its question and the responses to it, the earliest first."
+    from sftrepro.evaluate import items_of  # takes seconds, and no other figure needs it
     found = pl.concat([cases(part, scale) for _, part in results.group_by("series", maintain_order=True)])
     for (benchmark,), part in found.group_by("benchmark", maintain_order=True):
         prompts = {item.id: item.prompt for item in items_of(benchmark, scale)}

@@ -113,8 +113,17 @@ def test_a_specification_cannot_end_its_script_element() -> None:
     assert all(json.loads(text)["layer"] for text in inside)
 
 
+@pytest.mark.parametrize("picture", [
+    plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)"), plots.trajectory(ESTIMATES, y="tokens"),
+    plots.points(ESTIMATES.filter(step=0), PUBLISHED, x="score (%)"), plots.points(ESTIMATES.filter(step=0), x="score (%)"),
+    plots.histogram(plots.bins(pl.DataFrame({"series": ["a", "a", "b"], "value": [1, 9, 4]}), 2), 2, "tokens")])
+def test_every_kind_of_figure_keeps_to_the_schema(picture: plots.Picture) -> None:
+    for chart in picture.panels:
+        assert chart.to_dict(validate=True) == chart.to_dict(validate=False)
+
+
 def test_the_still_drawing_follows_the_page_in_light_and_dark() -> None:
-    drawn = plots.drawing(plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)").panels[1])
+    drawn = plots.drawing(plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)").panels[1].to_dict())
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawn)) - {"none", "transparent"}
     assert colours and all(colour.startswith("var(--sft-") for colour in colours), colours
 
