@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from sftrepro import judges
+from sftrepro.agreement import agreement, disagreement, grades_of, harm_of, kappa, kappa_interval, safety, tables_of
 from sftrepro.judges import (
     FIVE_LEVELS,
     RUBRICS,
@@ -27,17 +28,10 @@ from sftrepro.judges import (
     Rubric,
     RuleJudge,
     TruthJudge,
-    agreement,
-    disagreement,
     graded,
-    grades_of,
     judge_of,
     judged,
-    kappa,
-    kappa_interval,
     read_grades,
-    safety,
-    tables_of,
 )
 from sftrepro.profiles import ROOT, BenchmarkSize, Profile, RequestError, load_profile
 from sftrepro.store import GRADES
@@ -393,5 +387,5 @@ def test_perfect_agreement_of_few_items_is_not_certainty() -> None:
 
 
 def test_a_run_that_was_not_asked_for_anything_forbidden_has_an_empty_table() -> None:
-    found = judges.harm_of(answered("order", ["1"], ["B"]))
+    found = harm_of(answered("order", ["1"], ["B"]))
     assert found.height == 0 and "kappa" in found.columns
