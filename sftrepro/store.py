@@ -352,7 +352,7 @@ def check_results(frame: pl.DataFrame,  # item results
         raise RequestError(f"{place}: item {blank['item_id'][0]!r} of {blank['benchmark'][0]} has neither a score nor grades")
     return rows
 
-# %% ../nbs/11_store.ipynb #7233ee63
+# %% ../nbs/11_store.ipynb #69c62897
 def publish_results(profile: Profile, run_id: str,
                     frame: pl.DataFrame,  # item results of one run, all steps and benchmarks
                     inputs: dict,         # of the job that scored them
@@ -361,7 +361,7 @@ def publish_results(profile: Profile, run_id: str,
     path = results_file(profile, run_id)
     rows = check_results(frame, f"results of {run_id}").sort("step", "benchmark", "item_id", "trial")
     shown = pl.when(in_gallery(profile)).then(pl.col("response") if "response" in rows.columns else None)
-    write_table(path, rows.with_columns(pl.col("seconds").round(2), response=shown.otherwise(None).cast(pl.String)))
+    write_table(path, rows.with_columns(pl.col("seconds").round(4), response=shown.otherwise(None).cast(pl.String)))
     seal(path, inputs)
     return path
 
@@ -391,7 +391,7 @@ def read_results(profile: Profile, run_ids: Sequence[str],
     files = verified_results(profile, run_ids, reader)
     return pl.concat([check_results(read_table(file).drop("response", strict=False), shown(file)) for file in files])
 
-# %% ../nbs/11_store.ipynb #58128908
+# %% ../nbs/11_store.ipynb #fbad3f6e
 def published(profile: Profile, run_ids: Sequence[str], place: Callable[[Profile, str], Path] = results_file) -> bool:
     "Are the results of all these runs there? Whoever asks has read the answer, and is stale when it changes."
     files = [place(profile, run_id) for run_id in run_ids]
@@ -405,10 +405,10 @@ def read_gallery(profile: Profile, run_ids: Sequence[str]) -> pl.DataFrame:
     read_results(profile, run_ids)
     return pl.concat([read_table(results_file(profile, run_id)).drop_nulls("response") for run_id in run_ids])
 
-# %% ../nbs/11_store.ipynb #a1aed43b
+# %% ../nbs/11_store.ipynb #c706ad30
 POINTERS = {name: pl.Categorical(pl.Categories(name, "sftrepro", pl.UInt16)) for name in ("profile", "run_id", "run_name", "base", "data")}
 MEASURES = POINTERS | {
-    "seed": pl.Int64, "step": pl.Int64, "benchmark": pl.String, "item_id": pl.Categorical, "trial": pl.Int64, "tokens": pl.Int64,
+    "seed": pl.Int16, "step": pl.Int32, "benchmark": pl.String, "item_id": pl.Categorical, "trial": pl.Int16, "tokens": pl.Int32,
     "truncated": pl.Boolean, "looped": pl.Boolean, "reconsiders": pl.Boolean, "weighs": pl.Boolean, "parsed": pl.Boolean,
     "answer": pl.Categorical, "score": pl.Float64, "grades": GRADES}
 

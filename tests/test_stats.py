@@ -290,7 +290,8 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     profile = load_profile("smoke")
     with pytest.raises(RequestError, match="needs 4 runs that are not in the store .* make rebuild PROFILE=smoke"):
         measured(profile, ["R25", "R33"], ["order"])
-    publish(profile, "Nano", "Nano", 0, [0])
+    for base in profile.bases:
+        publish(profile, base.name, base.name, 0, [0])
     for spec in run_specs(profile):
         publish(profile, spec.run_id, spec.base, spec.seed, checkpoint_steps(spec))
     results = measured(profile, ["R25", "R33"], ["GPQA-Diamond"])
@@ -298,9 +299,10 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
         steps = results.filter(series=run).group_by("seed").agg(pl.col("step").unique().sort()).sort("seed")
         assert steps["seed"].to_list() == [0, 1, 2] and steps["step"][0].to_list() == [0] and 0 not in steps["step"][1]
     assert results["unparsed"].mean() == 0.25
-    assert measured_bases(profile, ["order"])["series"].unique().to_list() == ["Nano"]
-    with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R25, R33"):
-        measured(profile, ["R01"], ["order"])
+    assert measured_bases(profile, ["order"])["series"].unique(maintain_order=True).to_list() == [base.name for base in profile.bases]
+    assert set(measured(profile, ["all"], ["order"])["series"]) == set(profile.runs)
+    with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R01, "):
+        measured(profile, ["R12"], ["order"])
 
 
 def test_gains_of_two_runs_are_compared_each_from_its_own_base():
