@@ -275,11 +275,13 @@ def first_of(kind: str, shown: pl.DataFrame, moments: Sequence[int]) -> pl.DataF
             return shown.filter(item_id=item).sort("step")
     return shown.clear()
 
-# %% ../nbs/54_report.ipynb #ac222127
+# %% ../nbs/54_report.ipynb #f3ca1297
 def show_cases(results: pl.DataFrame, scale: Profile) -> None:
     "Each example as its question and the responses to it, the earliest first."
     from sftrepro.evaluate import items_of  # takes seconds, and no other figure needs it
     found = pl.concat([cases(part, scale) for _, part in results.group_by("series", maintain_order=True)])
+    if not len(found):
+        print("None of the published items is of any of these kinds.")
     for (benchmark,), part in found.group_by("benchmark", maintain_order=True):
         prompts = {item.id: item.prompt for item in items_of(benchmark, scale)}
         blocks = [case_html(kind, prompts[item], rows) for (kind, item), rows in part.group_by("kind", "item_id", maintain_order=True)]
