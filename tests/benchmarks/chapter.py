@@ -1,4 +1,4 @@
-"""How a chapter bears a hundred times the results: rows, seconds and peak memory of chapter 22, drawn by papermill as `make book` does.
+"""How a chapter bears a hundred times the results: rows, seconds and peak memory of chapter 24, drawn by papermill as `make book` does.
 The rows are those of the committed runs, each benchmark with ten times the items and ten times the trials, in a folder of their own.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/chapter.py
@@ -19,7 +19,7 @@ from sftrepro.profiles import ROOT, Profile, checkpoint_steps, load_profile, run
 
 ITEMS, TRIALS = 10, 10
 SECONDS, MEGABYTES = 60, 2000
-STEM = "22_dip_and_recovery"
+STEM = "24_repeated_exposure"
 DECIDED = ["response", "tokens", "truncated", "looped", "reconsiders", "weighs", "parsed", "answer", "score", "grades", "seconds"]
 
 
