@@ -10,7 +10,7 @@ import pytest
 from sftrepro import cli, store, workflow
 from sftrepro.evaluate import items_of
 from sftrepro.generate import vllm_missing
-from sftrepro.profiles import load_profile
+from sftrepro.profiles import checkpoint_steps, load_profile, run_specs
 
 SMOKE = load_profile("smoke")
 THIS = workflow.flow(SMOKE)
@@ -23,14 +23,18 @@ def test_everything_is_fresh_afterwards() -> None:
 
 def test_results_and_bases_are_as_their_manifests_say(capsys: pytest.CaptureFixture[str]) -> None:
     cli.verify("smoke")
-    assert "9 results and 1 bases are as their manifests say" in capsys.readouterr().out
+    results = sum(job.kind in ("score", "tokens") for job in THIS.jobs.values())
+    said = capsys.readouterr().out
+    assert f"{results} results and {len(SMOKE.bases)} bases are as their manifests say" in said
+    assert said.count("responses made again") == 4
 
 
 def test_every_run_answered_every_question_at_every_checkpoint() -> None:
-    results = store.read_results(SMOKE, workflow.results_needed(workflow.read_chapter(workflow.chapters()["22_dip_and_recovery"]), SMOKE))
+    specs = run_specs(SMOKE)
+    results = store.read_results(SMOKE, [*(base.name for base in SMOKE.bases), *(spec.run_id for spec in specs)])
     asked = sum(len(items_of(name, SMOKE)) * size.trials for name, size in SMOKE.benchmarks.items())
     counts = results.group_by("run_id", "step").len()
-    assert set(counts["len"]) == {asked} and counts.height == 1 + 4 * 7
+    assert set(counts["len"]) == {asked} and counts.height == len(SMOKE.bases) + sum(len(checkpoint_steps(spec)) for spec in specs)
 
 
 @pytest.mark.parametrize("stem", list(workflow.chapters()))
