@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import sys
 
 import polars as pl
 import pytest
@@ -42,7 +43,7 @@ def test_every_notebook_ran_to_its_end(stem: str) -> None:
 
 def test_no_page_or_notebook_names_a_place_on_this_machine() -> None:
     pages = [*workflow.site_folder(SMOKE).glob("**/*.html"), *workflow.executed_file(SMOKE, "any").parent.glob("*.ipynb")]
-    places = re.compile("|".join(map(re.escape, [str(store.ROOT), str(store.store_root()), str(workflow.build_root())])))
+    places = re.compile("|".join(map(re.escape, [str(store.ROOT), str(store.store_root()), str(workflow.build_root()), sys.prefix])))
     assert len(pages) > 20
     for page in pages:
         text = page.read_text()
