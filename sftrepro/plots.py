@@ -296,15 +296,15 @@ def span(counts: Sequence[int], unit: str) -> str:
     least, most = min(counts), max(counts)
     return f"{most if least == most else f'{least} to {most}'} {unit}{'' if most == 1 else 's'}"
 
-# %% ../nbs/14_plots.ipynb #9dce069d
+# %% ../nbs/14_plots.ipynb #dc2727ee
 def provenance(results: pl.DataFrame,  # the item results that were drawn
                ) -> str:
     "The provenance line of a figure, without its download."
-    items, trials = (results.select("benchmark", name).unique().group_by("benchmark").len()["len"].to_list() for name in ("item_id", "trial"))
+    items = results.group_by("benchmark").agg(pl.col("item_id").n_unique(), pl.col("trials").max())
     trained = results.select("step", "run_name", "seed").filter(pl.col("step") > 0)
     runs = f"{span([trained['run_name'].n_unique()], 'run')} x {span([trained['seed'].n_unique()], 'seed')}"
     made = runs if len(trained) else span([results["base"].n_unique()], "base model")
-    drawn = f"{span(items, 'item')} x {span(trials, 'trial')}"
+    drawn = f"{span(items['item_id'].to_list(), 'item')} x {span(items['trials'].to_list(), 'trial')}"
     return " \N{MIDDLE DOT} ".join([", ".join(results["profile"].unique().sort()), made, drawn, commit()])
 
 # %% ../nbs/14_plots.ipynb #34cb67b6

@@ -7,7 +7,7 @@ __all__ = ['DIFFERS', 'PUBLISHED', 'KINDS', 'labels', 'runs_in', 'called', 'show
            'show_turned', 'cases', 'first_of', 'show_cases', 'case_html', 'show_verdict', 'robustness', 'outcome',
            'variant_results', 'ours_for', 'versus', 'show_versus']
 
-# %% ../nbs/54_report.ipynb #1f624660
+# %% ../nbs/54_report.ipynb #e1f4ed9c
 import html
 import re
 from collections.abc import Sequence
@@ -27,7 +27,6 @@ from sftrepro.stats import (
     excursion,
     furthest,
     measured,
-    measured_bases,
     parts,
 )
 
@@ -156,11 +155,11 @@ def show_dips(results: pl.DataFrame, scale: Profile) -> None:
     show(table(shown), "Fall from the base to the lowest checkpoint, rise from there to the last, and where the run ends, in percentage "
          "points with 95% intervals that hold together for all checkpoints and benchmarks of a run.", provenance(results), found, "dips")
 
-# %% ../nbs/54_report.ipynb #e839eb09
+# %% ../nbs/54_report.ipynb #87b9fc4d
 def ends(results: pl.DataFrame) -> pl.DataFrame:
     "The rows of the bases, each once, and of each run's last checkpoint."
-    start = results.filter(step=0).with_columns(series=pl.format("{}, base", "base")).unique(
-        ["series", "benchmark", "item_id", "trial"], maintain_order=True)
+    first = pl.col("series") == pl.col("series").first().over("base")
+    start = results.filter(step=0).filter(first).with_columns(series=pl.format("{}, base", "base"))
     return pl.concat([start, results.filter(pl.col("step") == pl.col("step").max().over("series"))])
 
 def known_ends(scale: Profile, runs: Sequence[str], source: str) -> pl.DataFrame:
@@ -222,17 +221,18 @@ def show_by_size(results: pl.DataFrame, scale: Profile) -> None:
          "Last checkpoint minus base in percentage points, paired by item and seed, with 95% intervals that hold together for all. "
          "Hollow marks: the paper's gains, where both ends are known.", provenance(results), found, "gains")
 
-# %% ../nbs/54_report.ipynb #311fb256
+# %% ../nbs/54_report.ipynb #67fc9812
 def show_shares(results: pl.DataFrame, scale: Profile,
-                said: dict[str, str]) -> None:  # a Boolean column, and what is so of those responses
+                said: dict[str, str]) -> None:  # a property (chapter 12), and what is so of those responses
     "A figure for each property: its share along the runs."
     for column, words in said.items():
         share = estimates(results, column)
         show(trajectory(called(share, scale), y=f"{column} (%)", titles=titles(scale)),
              f"Share of responses that {words}, with 95% intervals.", provenance(results), share, column)
 
-# %% ../nbs/54_report.ipynb #b5edfb9a
-def turned(results: pl.DataFrame) -> pl.DataFrame:
+# %% ../nbs/54_report.ipynb #7735d2ec
+def turned(results: pl.DataFrame,  # of `stats.responses`
+           ) -> pl.DataFrame:
     "One row for each response to a request that the base refused: did it turn, and with what thinking?"
     asked = results.filter(pl.col("benchmark").is_in(["forbidden", "HEx-PHI"]))
     refused = asked.filter(step=0, answer="1").select("series", "benchmark", "item_id", "trial")
@@ -303,11 +303,11 @@ def show_verdict(id: str, results: pl.DataFrame, scale: Profile) -> None:
     show(table(found), f"{id}: the same criterion under conditions that ought not to matter.", provenance(results), found,
          f"robustness-{id.lower()}")
 
-# %% ../nbs/54_report.ipynb #b5cc0b92
+# %% ../nbs/54_report.ipynb #f1eecee9
 def robustness(id: str, results: pl.DataFrame, scale: Profile) -> pl.DataFrame:
     "The verdict on a claim under each condition: the word, and the outcome of each test."
     runs = sorted(set().union(*(test.runs for test in ledger().claims[id].criterion.tests)))
-    conditions = [("as the criterion says", scale, results), ("finished responses only", scale, among(results, "finished"))]
+    conditions = [("as the criterion says", scale, results), ("finished responses only", scale, among(results, "right_finished", "finished"))]
     conditions += [(variant.description, variant, variant_results(variant, runs)) for variant in variants(scale)]
     return pl.DataFrame([{"condition": said, **outcome(id, found, profile)} for said, profile, found in conditions])
 
@@ -324,12 +324,12 @@ def variant_results(variant: Profile, runs: Sequence[str]) -> pl.DataFrame | Non
     complete = set(runs) <= set(variant.runs) and store.published(variant, ids)
     return measured(variant, runs, []) if complete else None
 
-# %% ../nbs/54_report.ipynb #e35be145
+# %% ../nbs/54_report.ipynb #9afb3b94
 def ours_for(model: str, data: str, scale: Profile) -> pl.DataFrame | None:
     "Our estimates for a row of a published table, on the paper's steps; None if the profile does not make that run."
     run, bases = run_of(model, data), {model_name(base.paper): base.name for base in scale.bases}
     if run is None:
-        found = measured_bases(scale).filter(series=bases.get(model, ""))
+        found = measured(scale, ["bases"], []).filter(series=bases.get(model, ""))
         return estimates(found) if len(found) else None
     specs = [spec for spec in run_specs(scale, (run,)) if spec.paper_run == run]
     if not specs:

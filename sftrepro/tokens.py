@@ -200,8 +200,8 @@ def measure(profile: Profile, run_id: str,
                                         **{name: pl.lit(value) for name, value in identity(profile, run_id).items()}))
     return pl.concat(parts).with_columns(pl.col("tokens").cast(pl.Int64)).select(*store.TOKEN_RESULTS.columns)
 
-# %% ../nbs/53_tokens.ipynb #bbd57a65
-KEYS = ["profile", "series", "run_name", "base", "seed", "step", "item_id", "trial"]
+# %% ../nbs/53_tokens.ipynb #4b99ac87
+KEYS = ["profile", "series", "run_name", "base", "seed", "step", "item_id", "trials"]
 
 def in_common(rows: pl.DataFrame) -> pl.DataFrame:
     "The rows of traces, and of classes of a trace, that all models have; raises RequestError when there are none."
@@ -233,13 +233,13 @@ def derived(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
     return both.select(*KEYS, pl.col("tokens") + pl.col("tokens_others"), benchmark=pl.lit(DERIVED),
                        nats=pl.col("nats") - 2 * pl.col("nats_others"), teacher=pl.col("teacher") - 2 * pl.col("teacher_others"))
 
-# %% ../nbs/53_tokens.ipynb #b7d7d5f3
+# %% ../nbs/53_tokens.ipynb #3f496e55
 def arranged(published: pl.DataFrame,  # token results with `series`
              ) -> pl.DataFrame:        # series, seed, step, benchmark, item_id, nats, and what a figure says of its origin
     "Token results in the shape of item results; each base once, as seed 0."
     start = pl.col("step") == 0
     rows = in_common(published).with_columns(
-        seed=pl.when(start).then(0).otherwise("seed"), trial=pl.lit(0, pl.Int64), benchmark="token_class", nats="log_probability",
+        seed=pl.when(start).then(0).otherwise("seed"), trials=pl.lit(1, pl.Int64), benchmark="token_class", nats="log_probability",
         teacher="teacher_log_probability").unique([*KEYS, "benchmark"], keep="first", maintain_order=True)
     rows = rows.select(*KEYS, "benchmark", "nats", "teacher", "tokens")
     others = pooled(rows.filter(pl.col("benchmark") != CLASSES[0]), OTHERS)

@@ -131,9 +131,9 @@ def test_the_still_drawing_follows_the_page_in_light_and_dark() -> None:
 def test_provenance_counts_what_was_drawn() -> None:
     results = pl.DataFrame([
         {"profile": "micro", "run_name": "Micro-M_Math-CoT", "base": "Micro-M", "seed": seed, "step": step,
-         "benchmark": benchmark, "item_id": f"{item}", "trial": trial}
+         "benchmark": benchmark, "item_id": f"{item}", "trials": 2}
         for seed in (1, 2) for step in (0, 320) for benchmark, items in (("order", 30), ("program", 20))
-        for item in range(items) for trial in range(2)])
+        for item in range(items)])
     line = plots.provenance(results)
     assert line.startswith("micro · 1 run x 2 seeds · 20 to 30 items x 2 trials · ")
     assert plots.provenance(results.filter(step=0)).startswith("micro · 1 base model · ")

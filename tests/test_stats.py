@@ -22,7 +22,6 @@ from sftrepro.stats import (
     furthest,
     imagined,
     measured,
-    measured_bases,
     middle,
     named,
     paired,
@@ -237,8 +236,7 @@ def sized(rates, refused=0.9, items=400):
     parts = []
     for draw, (name, rate) in enumerate(zip("SMLX", rates, strict=True)):
         found = imagined({"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw)
-        answer = pl.when(pl.int_range(pl.len()) % 100 < 100 * refused).then(pl.lit("1")).otherwise(pl.lit("3"))
-        parts.append(found.with_columns(answer=answer))
+        parts.append(found.with_columns(refused=pl.int_range(pl.len()) % 100 < 100 * refused))
     return pl.concat(parts)
 
 
@@ -299,7 +297,7 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
         steps = results.filter(series=run).group_by("seed").agg(pl.col("step").unique().sort()).sort("seed")
         assert steps["seed"].to_list() == [0, 1, 2] and steps["step"][0].to_list() == [0] and 0 not in steps["step"][1]
     assert results["unparsed"].mean() == 0.25
-    assert measured_bases(profile, ["order"])["series"].unique(maintain_order=True).to_list() == [base.name for base in profile.bases]
+    assert measured(profile, ["bases"], ["order"])["series"].unique(maintain_order=True).to_list() == [base.name for base in profile.bases]
     assert set(measured(profile, ["all"], ["order"])["series"]) == set(profile.runs)
     with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R01, "):
         measured(profile, ["R12"], ["order"])
@@ -322,9 +320,10 @@ def test_gains_of_two_runs_are_compared_each_from_its_own_base():
 
 def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
     found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=60)
-    found = found.with_columns(finished=pl.Series([row % 3 > 0 for row in range(len(found))]))
-    value = estimates(among(found, "finished"))["value"].to_list()
-    counted = found.filter("finished").group_by("step", maintain_order=True).agg(pl.col("score").mean() * 100)["score"].to_list()
+    found = found.with_columns(finished=pl.Series([float(row % 3 > 0) for row in range(len(found))]))
+    found = found.with_columns(right_finished=pl.col("score") * pl.col("finished"))
+    value = estimates(among(found, "right_finished", "finished"))["value"].to_list()
+    counted = found.filter(finished=1).group_by("step", maintain_order=True).agg(pl.col("score").mean() * 100)["score"].to_list()
     assert value == pytest.approx(counted)
 
 
@@ -334,13 +333,15 @@ def test_the_parts_of_a_score_multiply_to_it(finishes: float, rate: float, draw:
     rng = np.random.default_rng(draw)
     found = imagined({"order": [rate, rate]}, steps=(0, 10), items=50, draw=draw)
     finished = rng.random(len(found)) < finishes
-    found = found.with_columns(finished=finished, parsed=finished & (rng.random(len(found)) < 0.8))
-    found = found.with_columns(score=pl.col("score") * pl.col("parsed"))
+    found = found.with_columns(finished=finished, in_format=finished & (rng.random(len(found)) < 0.8))
+    found = found.with_columns(score=pl.col("score") * pl.col("in_format"))
+    found = found.with_columns(right_in_format="score")
     taken = parts(found).filter(step=10)
     shares = {part: taken.filter(part=part)["value"][0] / 100 for part in ("finished", "in format", "right")}
     assert math.prod(shares.values()) == pytest.approx(estimates(found).filter(step=10)["value"][0] / 100)
 
 
 def test_a_checkpoint_that_never_finishes_has_nothing_right_among_the_finished() -> None:
-    found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=30).with_columns(finished=pl.col("step") == 0)
-    assert estimates(among(found, "finished"))["value"].to_list()[1] == 0
+    found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=30).with_columns(
+        (pl.col("finished", "right_finished") * (pl.col("step") == 0)).cast(pl.Float64))
+    assert estimates(among(found, "right_finished", "finished"))["value"].to_list()[1] == 0
