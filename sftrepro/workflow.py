@@ -12,11 +12,12 @@ __all__ = ['FUNCTIONS', 'SCOPES', 'Library', 'ENTRIES', 'BY_QUERIES', 'WHICH', '
            'check_results', 'function_of', 'work', 'checkpoints', 'ends', 'make', 'damaged', 'checked', 'converted',
            'JobFailed', 'noted_reads', 'execute', 'chapter_error', 'run_chapter', 'render', 'do']
 
-# %% ../nbs/15_workflow.ipynb #0ce3641c
+# %% ../nbs/15_workflow.ipynb #04a0f95d
 import ast
 import importlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -306,13 +307,13 @@ def tokens_job(profile: Profile, spec: RunSpec, needs: tuple[str, str]) -> Job:
     "Predicting held-out traces, by a finished run and by its base."
     return Job(kind="tokens", key=spec.run_id, needs=needs, output=store.run_folder(profile.name, spec.run_id) / "tokens")
 
-# %% ../nbs/15_workflow.ipynb #ec17c0ce
+# %% ../nbs/15_workflow.ipynb #fe22e21d
 def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     "Run ids whose results a chapter reads."
     if "profile" not in chapter.parameters:
         return ()
-    words = {word for value in chapter.parameters.values() if isinstance(value, list) for word in value}
-    named = tuple(paper_runs()) if "all" in words else tuple(words & set(paper_runs()))
+    words = {str(word) for value in chapter.parameters.values() if isinstance(value, list) for word in value}
+    named = tuple(paper_runs()) if "all" in words else tuple(word for word in words if re.fullmatch(r"R\d+", word))
     runs = run_specs(profile, named) if named else []
     return (*(base.name for base in profile.bases), *(spec.run_id for spec in runs))
 

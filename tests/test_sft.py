@@ -331,7 +331,7 @@ def test_a_row_without_room_for_its_end_is_refused() -> None:
 
 
 def test_a_lack_of_memory_says_what_would_fit() -> None:
-    with pytest.raises(RequestError, match=r"Nano: weights, gradients and optimizer take 14.9 GiB, and 1 x 8.0 GiB are there. "
+    with pytest.raises(RequestError, match=rf"{SPEC.base}: weights, gradients and optimizer take 14.9 GiB, and 1 x 8.0 GiB are there. "
                                            r"It would fit on 2 such devices"):
         check_memory(SPEC, 10**9, processes=1, available=2**33)
     check_memory(SPEC, 10**9, processes=2, available=2**33)

@@ -13,6 +13,7 @@ from sftrepro.stats import (
     Pair,
     above_chance,
     among,
+    by_item,
     calibration,
     contrasts,
     estimates,
@@ -301,6 +302,39 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     assert set(measured(profile, ["all"], ["order"])["series"]) == set(profile.runs)
     with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R01, "):
         measured(profile, ["R12"], ["order"])
+
+
+@given(some.lists(some.tuples(some.booleans(), some.booleans(), some.booleans(), some.booleans(), some.integers(1, 9)), min_size=6, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_an_item_has_the_means_of_its_responses(told):
+    rows = [{"step": 0, "benchmark": "forbidden", "item_id": f"item{place % 2}", "trial": place // 2, "seed": 1, "truncated": cut, "parsed": read,
+             "score": float(right), "weighs": weighs, "tokens": tokens, "looped": False, "reconsiders": right, "answer": "15"[right]}
+            for place, (cut, read, right, weighs, tokens) in enumerate(told)]
+    pointers = dict.fromkeys(store.POINTERS, "x")
+    found = by_item(pl.DataFrame([pointers | row for row in rows]).lazy())
+    assert found["item_id"].to_list() == ["item0", "item1"] and found["trials"].to_list() == [3, 3]
+    for item in found.iter_rows(named=True):
+        own = [row for row in rows if row["item_id"] == item["item_id"]]
+        counted = {
+            "score": [row["score"] for row in own], "tokens": [row["tokens"] for row in own], "unparsed": [not row["parsed"] for row in own],
+            "in_format": [row["parsed"] and not row["truncated"] for row in own],
+            "right_finished": [row["score"] and not row["truncated"] for row in own],
+            "right_in_format": [row["score"] and row["parsed"] and not row["truncated"] for row in own],
+            "persuaded": [row["weighs"] and row["score"] for row in own], "refused": [row["answer"] == "1" for row in own]}
+        assert {name: item[name] for name in counted} == pytest.approx({name: sum(values) / 3 for name, values in counted.items()})
+
+
+def test_an_item_with_an_ungraded_response_is_left_out_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
+    profile = load_profile("smoke")
+    columns = [name for name in store.ITEM_RESULTS.columns if name != "response"]
+    for base in profile.bases:
+        rows = pl.DataFrame([published_row(profile, base.name, base.name, 0, 0, item) | {"grades": []} for item in range(4)],
+                            schema_overrides={"answer": pl.String, "grades": store.GRADES})
+        ungraded = pl.lit(base == profile.bases[1]) & (pl.col("item_id") == "item2")
+        store.publish_results(profile, base.name, rows.with_columns(score=pl.when(~ungraded).then("score")).select(columns), {})
+    found = measured(profile, ["bases"], ["order"])
+    assert found.group_by("series").agg(pl.col("item_id").cast(pl.String).sort())["item_id"].to_list() == [["item0", "item1", "item3"]] * len(profile.bases)
 
 
 def test_gains_of_two_runs_are_compared_each_from_its_own_base():

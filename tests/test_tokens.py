@@ -323,7 +323,7 @@ def test_a_chapter_that_imports_tokens_needs_those_of_its_runs() -> None:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     "A small repository whose one run is trained and read."
     repository = Repository.new(tmp_path_factory.mktemp("tokens") / "repository")
-    repository.profile("tiny", "tiny", traces="6")
+    repository.profile("tiny", "tiny", traced="R25", traces="6")
     repository.python(DO.replace("KINDS", "('pretrain', 'data', 'train', 'tokens')"))
     return repository
 

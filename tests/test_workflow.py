@@ -11,7 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import Repository
+from conftest import NANO, Repository
 
 from sftrepro import workflow
 from sftrepro.profiles import ROOT, RequestError, load_profile
@@ -143,7 +143,7 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
     ("sftrepro/score.py", "def last_braced(", "def last_braced(added=None, *,", {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
      "function score.last_braced changed"),
     ("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1", {"score/Nano_Math-CoT"}, "function sft.IGNORED changed"),
-    ("sftrepro/store.py", '"this chapter"', '"that chapter"', {"chapter/20_toy"}, "function store.read_results changed"),
+    ("sftrepro/store.py", '"this chapter"', '"that chapter"', {"chapter/20_toy"}, "function store.verified_results changed"),
     ("sftrepro/plots.py", "FONT =", "FONT = ''\nFONT =", set(), ""),
 ])
 def test_a_changed_function_makes_exactly_its_dependents_stale_and_is_named(
@@ -161,8 +161,7 @@ def test_a_changed_setting_is_named_by_what_uses_it(made: Repository) -> None:
 
 
 def test_another_base_or_seed_leaves_what_is_there_fresh(made: Repository) -> None:
-    bases = "\n" + "\n".join((ROOT / "settings.ini").read_text().split("bases =\n")[1].splitlines()[:1])
-    more = bases + "\nQwen/Qwen3-1.7B-Base -> Pico: qwen3 layers=1 hidden=16 heads=2 kv_heads=1 mlp=32"
+    more = f"\n{NANO}\nQwen/Qwen3-1.7B-Base -> Pico: qwen3 layers=1 hidden=16 heads=2 kv_heads=1 mlp=32"
     made.profile("tiny", "tiny", bases=more, seeds="1 2")
     found = json.loads(made.python(STALE))
     assert {name for name in found if name.startswith("score")} == {"score/Pico", "score/Nano_Math-CoT"}
@@ -227,7 +226,7 @@ def test_a_damaged_folder_is_put_in_quarantine_and_made_again(own_store: Path) -
 
 def test_a_job_does_not_start_from_something_damaged(own_store: Path) -> None:
     profile = load_profile("smoke")
-    job = next(job for job in workflow.jobs(profile).values() if job.kind == "train")
+    job = next(job for job in workflow.jobs(profile).values() if job.name.startswith("train/Nano_"))
     with pytest.raises(RequestError, match="runs/smoke/bases/nano is missing. Make it again: make rebuild PROFILE=smoke"):
         workflow.do(job.name, profile)
     assert not (own_store / "smoke").exists()
