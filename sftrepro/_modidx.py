@@ -433,6 +433,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.judges.text_of_reply': ('judges.html#text_of_reply', 'sftrepro/judges.py')},
             'sftrepro.plots': { 'sftrepro.plots.Key': ('plots.html#key', 'sftrepro/plots.py'),
                                 'sftrepro.plots.Picture': ('plots.html#picture', 'sftrepro/plots.py'),
+                                'sftrepro.plots.as_published': ('plots.html#as_published', 'sftrepro/plots.py'),
                                 'sftrepro.plots.bins': ('plots.html#bins', 'sftrepro/plots.py'),
                                 'sftrepro.plots.cell': ('plots.html#cell', 'sftrepro/plots.py'),
                                 'sftrepro.plots.charts': ('plots.html#charts', 'sftrepro/plots.py'),

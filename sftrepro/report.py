@@ -30,23 +30,25 @@ from sftrepro.stats import (
     parts,
 )
 
-# %% ../nbs/54_report.ipynb #7ee73ccd
-DIFFERS = {"base": "{}", "data": "{}", "learning_rate": "rate {:.0e}", "schedule": "{}", "epochs": "{} epochs", "batch_size": "batch {}"}
+# %% ../nbs/54_report.ipynb #b48e3be3
+DIFFERS = {"base": "{}", "data": "{}", "learning_rate": "lr {:.0e}", "schedule": "{}", "epochs": "{} epochs", "batch_size": "batch {}"}
 
 def labels(scale: Profile, runs: Sequence[str]) -> dict[str, str]:
     "A name for each run, by what differs among them."
     specs = {spec.paper_run: spec for spec in run_specs(scale, tuple(runs)) if spec.paper_run in runs}
     differing = [field for field in DIFFERS if len({getattr(spec, field) for spec in specs.values()}) > 1]
-    words = {run: ", ".join(DIFFERS[field].format(getattr(spec, field)) for field in differing) for run, spec in specs.items()}
-    return {run: f"{words[run]} ({run})" if words[run] else run for run in specs}
+    words = {run: [DIFFERS[field].format(getattr(spec, field)).replace("e-0", "e-") for field in differing] for run, spec in specs.items()}
+    return {run: f"{run}: {', '.join(words[run])}" if differing else run for run in specs}
 
 def runs_in(frame: pl.DataFrame) -> list[str]:
     "The runs among the series of a frame, in order of appearance."
     return [series for series in frame["series"].unique(maintain_order=True) if series in paper_runs()]
 
-def called(frame: pl.DataFrame, scale: Profile) -> pl.DataFrame:
+def called(frame: pl.DataFrame, scale: Profile,
+           beside: pl.DataFrame | None = None,  # whose runs decide what sets one apart; without it the frame's own
+           ) -> pl.DataFrame:
     "The same rows, their series by name."
-    return frame.with_columns(pl.col("series").replace(labels(scale, runs_in(frame))))
+    return frame.with_columns(pl.col("series").replace(labels(scale, runs_in(frame if beside is None else beside))))
 
 # %% ../nbs/54_report.ipynb #19f60cc5
 def show_runs(results: pl.DataFrame, scale: Profile) -> None:
@@ -107,11 +109,11 @@ def show_paper(source: str, *only: str) -> None:  # models or data; all of the t
          "run, no intervals. Confidence A: two transcriptions agree; B: one; C: derived; X: doubtful.", origin(rows), rows,
          re.sub(r"\W+", "-", source.lower()).strip("-"))
 
-# %% ../nbs/54_report.ipynb #913d172c
+# %% ../nbs/54_report.ipynb #2dd0535a
 def show_scores(results: pl.DataFrame, scale: Profile) -> None:
     "Scores over the steps of each run, the published ones beside them."
     found = estimates(results)
-    theirs = called(known_of(scale, runs_in(results)).join(found.select("benchmark").unique(), on="benchmark", how="semi"), scale)
+    theirs = called(known_of(scale, runs_in(results)).join(found.select("benchmark").unique(), on="benchmark", how="semi"), scale, results)
     said = " Hollow marks are the paper's benchmarks on the paper's bases: compare shapes, not heights." if len(theirs) else ""
     show(trajectory(called(found, scale), theirs, y="score (%)", titles=titles(scale)),
          "Score against optimizer step; 0 is the base. Bands are 95% intervals over items and seeds, each for itself. For forbidden "
@@ -169,7 +171,7 @@ def known_ends(scale: Profile, runs: Sequence[str], source: str) -> pl.DataFrame
     begun = both.filter(step=0).with_columns(series="base").unique(["series", "benchmark"], maintain_order=True)
     return pl.concat([begun, both.filter((pl.col("step") == pl.col("step").max().over("series")) & (pl.col("step") > 0))])
 
-# %% ../nbs/54_report.ipynb #fda53fea
+# %% ../nbs/54_report.ipynb #179891ef
 def show_ends(results: pl.DataFrame, scale: Profile,
               source: str = "") -> None:  # of the published numbers, e.g. `Table 2`; none are drawn without
     "Last checkpoints beside each other and their bases."
@@ -177,16 +179,17 @@ def show_ends(results: pl.DataFrame, scale: Profile,
     theirs = known_ends(scale, runs_in(results), source) if source else pl.DataFrame()
     theirs = theirs.join(found.select("benchmark").unique(), on="benchmark", how="semi") if len(theirs) else theirs
     note, line = (f" Hollow marks: {source} of the paper, other questions and other models.", f" \N{MIDDLE DOT} {origin(theirs)}") if len(theirs) else ("", "")
-    show(points(called(found, scale), called(theirs, scale) if len(theirs) else None, x="score (%)", titles=titles(scale)),
+    show(points(called(found, scale), called(theirs, scale, results) if len(theirs) else None, x="score (%)", titles=titles(scale)),
          f"Scores of the bases and of each run's last checkpoint, with 95% intervals, each for itself.{note}",
          provenance(results) + line, found, "ends")
 
-# %% ../nbs/54_report.ipynb #3e08e15a
+# %% ../nbs/54_report.ipynb #3474c1a3
 def show_parts(results: pl.DataFrame, scale: Profile) -> None:
     "The three shares of every score, of the bases and of the last checkpoints."
     found = parts(ends(results))
     shown = merged(called(found, scale).select("series", "part", "benchmark", "value", "low", "high"), 0).pivot(
-        "benchmark", index=["series", "part"], values="value", maintain_order=True).sort("series", maintain_order=True)
+        "benchmark", index=["series", "part"], values="value", maintain_order=True)
+    shown = shown.sort(pl.col("series").cast(pl.Enum(shown["series"].unique(maintain_order=True))), maintain_order=True)
     show(table(shown, titles(scale)),
          "Each score taken apart (%): responses that finished; of those, in format; of those, right. 95% intervals, each for itself.",
          provenance(results), found, "parts")

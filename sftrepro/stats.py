@@ -326,7 +326,7 @@ def responses(profile: Profile, runs: Sequence[str], benchmarks: Sequence[str]) 
     "The same, a row for each response, for what cannot be averaged: answers and grades."
     return gathered(profile, sources(profile, runs), benchmarks, one_by_one)
 
-# %% ../nbs/12_stats.ipynb #31ed5efc
+# %% ../nbs/12_stats.ipynb #7a72c870
 def sources(profile: Profile, runs: Sequence[str],
             ) -> list[tuple[str, str]]:  # bases and run ids, each with the series that it belongs to
     "Where the results of some runs are; those that the profile does not make are left out."
@@ -337,7 +337,8 @@ def sources(profile: Profile, runs: Sequence[str],
     if not specs:
         made = ", ".join(sorted({spec.paper_run for spec in run_specs(profile)}))
         raise RequestError(f"runs {list(runs)}: profile {profile.name} makes none of them. Its runs: {made}")
-    starts, tuned = (sorted({(getattr(spec, name), spec.paper_run) for spec in specs}) for name in ("base", "run_id"))
+    specs = sorted(specs, key=lambda spec: ids.index(spec.paper_run))
+    starts, tuned = (dict.fromkeys((getattr(spec, name), spec.paper_run) for spec in specs) for name in ("base", "run_id"))
     store.verified_results(profile, [run_id for run_id, _ in tuned])  # what is missing is said of the runs first
     return [*starts, *tuned]
 

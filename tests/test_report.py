@@ -55,8 +55,8 @@ def test_rewards_are_not_set_beside_shares():
 
 @pytest.mark.parametrize("runs, said", [
     (["R04"], {"R04": "R04"}),
-    (["R04", "R05"], {"R04": "Micro-XL (R04)", "R05": "Micro-L (R05)"}),
-    (["R04", "R13"], {"R04": "cosine, 8 epochs (R04)", "R13": "constant, 16 epochs (R13)"})])
+    (["R04", "R05"], {"R04": "R04: Micro-XL", "R05": "R05: Micro-L"}),
+    (["R04", "R13"], {"R04": "R04: cosine, 8 epochs", "R13": "R13: constant, 16 epochs"})])
 def test_a_series_is_called_by_what_sets_it_apart(runs, said):
     assert labels(MICRO, runs) == said
 
