@@ -314,9 +314,9 @@ def named(profile: Profile, benchmarks: Sequence[str],  # the micro world's name
                                f"Benchmarks: {', '.join(profile.benchmarks)}")
     return [ours[paper] for paper in papers]
 
-# %% ../nbs/12_stats.ipynb #d3ef894b
+# %% ../nbs/12_stats.ipynb #a1cff7f2
 def measured(profile: Profile,
-             runs: Sequence[str],        # ids of the paper's runs, `all` for all of them, `bases` for the base models alone
+             runs: Sequence[str],        # ids of the paper's runs, or `all`; bases to see alone, or `bases`
              benchmarks: Sequence[str],  # none for all of the profile's
              ) -> pl.DataFrame:          # raises RequestError when results are missing
     "What was measured on each item, for some runs, each from its base on."
@@ -326,21 +326,20 @@ def responses(profile: Profile, runs: Sequence[str], benchmarks: Sequence[str]) 
     "The same, a row for each response, for what cannot be averaged: answers and grades."
     return gathered(profile, sources(profile, runs), benchmarks, one_by_one)
 
-# %% ../nbs/12_stats.ipynb #7a72c870
+# %% ../nbs/12_stats.ipynb #d65df6b0
 def sources(profile: Profile, runs: Sequence[str],
             ) -> list[tuple[str, str]]:  # bases and run ids, each with the series that it belongs to
     "Where the results of some runs are; those that the profile does not make are left out."
-    if "bases" in runs:
-        return [(base.name, base.name) for base in profile.bases]
-    ids = tuple(paper_runs()) if "all" in runs else tuple(runs)
+    bases = [base.name for base in profile.bases if {"bases", base.name} & set(runs)]
+    ids = tuple(paper_runs()) if "all" in runs else tuple(run for run in runs if run not in ("bases", *bases))
     specs = [spec for spec in run_specs(profile, ids) if spec.paper_run in ids]
-    if not specs:
+    if not specs and not bases:
         made = ", ".join(sorted({spec.paper_run for spec in run_specs(profile)}))
         raise RequestError(f"runs {list(runs)}: profile {profile.name} makes none of them. Its runs: {made}")
     specs = sorted(specs, key=lambda spec: ids.index(spec.paper_run))
     starts, tuned = (dict.fromkeys((getattr(spec, name), spec.paper_run) for spec in specs) for name in ("base", "run_id"))
     store.verified_results(profile, [run_id for run_id, _ in tuned])  # what is missing is said of the runs first
-    return [*starts, *tuned]
+    return [*zip(bases, bases, strict=True), *starts, *tuned]
 
 # %% ../nbs/12_stats.ipynb #90bb7b64
 def gathered(profile: Profile,

@@ -300,6 +300,7 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     assert results["unparsed"].mean() == 0.25
     assert measured(profile, ["bases"], ["order"])["series"].unique(maintain_order=True).to_list() == [base.name for base in profile.bases]
     assert set(measured(profile, ["all"], ["order"])["series"]) == set(profile.runs)
+    assert measured(profile, ["Nano", "R25"], ["order"])["series"].unique(maintain_order=True).to_list() == ["Nano", "R25"]
     with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R01, "):
         measured(profile, ["R12"], ["order"])
 
