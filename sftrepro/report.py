@@ -327,26 +327,26 @@ def variant_results(variant: Profile, runs: Sequence[str]) -> pl.DataFrame | Non
     complete = set(runs) <= set(variant.runs) and store.published(variant, ids)
     return measured(variant, runs, []) if complete else None
 
-# %% ../nbs/54_report.ipynb #9afb3b94
-def ours_for(model: str, data: str, scale: Profile) -> pl.DataFrame | None:
+# %% ../nbs/54_report.ipynb #77aeabf6
+def ours_for(model: str, data: str, results: pl.DataFrame, scale: Profile) -> pl.DataFrame | None:
     "Our estimates for a row of a published table, on the paper's steps; None if the profile does not make that run."
     run, bases = run_of(model, data), {model_name(base.paper): base.name for base in scale.bases}
     if run is None:
-        found = measured(scale, ["bases"], []).filter(series=bases.get(model, ""))
+        found = results.filter(series=bases.get(model, ""))
         return estimates(found) if len(found) else None
     specs = [spec for spec in run_specs(scale, (run,)) if spec.paper_run == run]
     if not specs:
         return None
     steps = pl.col("step") * paper_runs()[run].steps / specs[0].steps
-    return estimates(measured(scale, [run], [])).with_columns(step=steps.round().cast(pl.Int64))
+    return estimates(results.filter(series=run)).with_columns(step=steps.round().cast(pl.Int64))
 
-# %% ../nbs/54_report.ipynb #4256257c
-def versus(source: str, scale: Profile) -> pl.DataFrame:  # text: two rows for each of the table's, one column for each benchmark
+# %% ../nbs/54_report.ipynb #f30bac54
+def versus(source: str, results: pl.DataFrame, scale: Profile) -> pl.DataFrame:  # text: two rows for each of the table's, one column for each benchmark
     "A published table with our measurements below each row."
     known = store.read_table(PUBLISHED).filter(source=source)
     names, rows = comparable(scale), []
     for (model, data), part in known.group_by("model", "data", maintain_order=True):
-        found = ours_for(model, data, scale)
+        found = ours_for(model, data, results, scale)
         for (step,), published_row in part.group_by("step", maintain_order=True):
             head = {"model": model, "data": data, "step": step}
             rows.append({**head, "whose": "published", **dict(published_row.select("benchmark", pl.col("value").map_elements(
@@ -356,10 +356,10 @@ def versus(source: str, scale: Profile) -> pl.DataFrame:  # text: two rows for e
             rows.append({**head, "whose": "ours", **{name: ours.get(names.get(name, ""), "not measured") for name in part["benchmark"].unique(maintain_order=True)}})
     return pl.DataFrame(rows, infer_schema_length=None)
 
-def show_versus(source: str, scale: Profile) -> None:
+def show_versus(source: str, results: pl.DataFrame, scale: Profile) -> None:
     "The same as a table of the page."
-    found = versus(source, scale)
+    found = versus(source, results, scale)
     name = re.sub(r"\W+", "-", source.lower()).strip("-")
     show(table(found), f"{source} of the paper, and below each row our measurement in its place (%): another base, another world, the same "
          "step of the same run. Only the direction of differences within one kind of row can be compared.",
-         f"{scale.name}; published numbers: arXiv 2604.06628", found, f"versus-{name}")
+         f"{provenance(results)} \N{MIDDLE DOT} published numbers \N{MIDDLE DOT} arXiv 2604.06628", found, f"versus-{name}")

@@ -149,3 +149,12 @@ def test_a_histogram_counts_every_value_once_and_answers_everywhere() -> None:
         _, reach = layers(picture, panel)
         assert reach["encoding"]["x"]["scale"] == {"padding": 0} and "y" not in reach["encoding"]
         assert len(*picture.panels[panel].to_dict()["datasets"].values()) == 6
+
+
+def test_the_second_figure_of_a_name_has_an_address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(plots, "display", lambda content: shown.append(content.data))
+    for name in ("twice-shown", "twice-shown", "shown-once"):
+        plots.show("<table></table>", "A caption.", "micro", ESTIMATES, name)
+    assert [re.search(r'id="figure-([^"]*)"', figure)[1] for figure in shown] == ["twice-shown", "twice-shown-2", "shown-once"]
+    assert 'download="twice-shown-2.csv"' in shown[1]

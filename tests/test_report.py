@@ -123,8 +123,8 @@ def test_a_verdict_without_unfinished_responses_is_another_row(monkeypatch):
 
 
 def test_a_published_table_keeps_its_rows_apart_from_ours(monkeypatch):
-    monkeypatch.setattr(report, "ours_for", lambda model, data, scale: None)
-    found = versus("Table 2", MICRO)
+    monkeypatch.setattr(report, "ours_for", lambda model, data, results, scale: None)
+    found = versus("Table 2", pl.DataFrame(), MICRO)
     assert found["whose"].to_list() == ["published", "ours"] * 15
     assert found.filter(model="Qwen3-14B-Base", data="NuminaMath", whose="published")["LiveCodeBench-v2"].to_list() == ["20.4"]
 
