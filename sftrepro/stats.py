@@ -361,11 +361,11 @@ def complete(rows: pl.DataFrame) -> pl.DataFrame:
         rows = rows.filter(pl.col("score").is_not_null().all().over("item_id"))
     return rows.rechunk()
 
-# %% ../nbs/12_stats.ipynb #253086cb
+# %% ../nbs/12_stats.ipynb #da5c0d60
 FINISHED, IN_FORMAT = ~pl.col("truncated"), ~pl.col("truncated") & pl.col("parsed")
 PROPERTIES = {  # of a response
     **{name: pl.col(name) for name in ("score", "tokens", "truncated", "looped", "reconsiders", "weighs")},
-    "finished": FINISHED, "unparsed": ~pl.col("parsed"), "in_format": IN_FORMAT, "refused": pl.col("answer") == "1",
+    "finished": FINISHED, "unparsed": ~pl.col("parsed"), "in_format": IN_FORMAT, "refused": (pl.col("answer") == "1").fill_null(False),
     "right_finished": pl.col("score") * FINISHED.cast(pl.Float64), "right_in_format": pl.col("score") * IN_FORMAT.cast(pl.Float64),
     "persuaded": pl.col("weighs") & (pl.col("score") == 1)}
 
