@@ -74,6 +74,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.claims.check_prose': ('claims.html#check_prose', 'sftrepro/claims.py'),
                                  'sftrepro.claims.compare': ('claims.html#compare', 'sftrepro/claims.py'),
                                  'sftrepro.claims.comparison_table': ('claims.html#comparison_table', 'sftrepro/claims.py'),
+                                 'sftrepro.claims.decisive': ('claims.html#decisive', 'sftrepro/claims.py'),
                                  'sftrepro.claims.effect': ('claims.html#effect', 'sftrepro/claims.py'),
                                  'sftrepro.claims.end_of': ('claims.html#end_of', 'sftrepro/claims.py'),
                                  'sftrepro.claims.ended': ('claims.html#ended', 'sftrepro/claims.py'),

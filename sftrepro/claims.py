@@ -5,9 +5,10 @@ __all__ = ['Value', 'STRENGTH', 'UNTESTABLE', 'WORDS', 'WAITING', 'SPOKEN', 'Exc
            'Claim', 'Ledger', 'ledger', 'outcome', 'weakest', 'judge_dip', 'ended', 'judge_surge', 'still_growing',
            'judge_contrast', 'labelled', 'over_benchmarks', 'over_tests', 'Verdict', 'judge', 'obstacles', 'Judged',
            'judge_test', 'no_room', 'compare', 'end_of', 'amount', 'effect', 'html_table', 'card', 'comparison_table',
-           'reading', 'verdicts', 'tally', 'scoreboard', 'scoreboard_numbers', 'scoreboard_row', 'chapter_link',
-           'landing', 'runs_published', 'standing', 'readme_table', 'check_prose', 'published', 'model_name', 'beside',
-           'origin', 'setting', 'setting_rows', 'titles', 'legible', 'records', 'record', 'versions']
+           'reading', 'verdicts', 'tally', 'scoreboard', 'scoreboard_numbers', 'decisive', 'scoreboard_row',
+           'chapter_link', 'landing', 'runs_published', 'standing', 'readme_table', 'check_prose', 'published',
+           'model_name', 'beside', 'origin', 'setting', 'setting_rows', 'titles', 'legible', 'records', 'record',
+           'versions']
 
 # %% ../nbs/13_claims.ipynb #479f48db
 import html
@@ -287,7 +288,7 @@ def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Prof
             for result, benchmark_rows in judged for row in benchmark_rows]
     return Judged(test.name, [result for result, _ in judged], rows, [why for why in reasons.values() if why])
 
-# %% ../nbs/13_claims.ipynb #e1980230
+# %% ../nbs/13_claims.ipynb #e8158768
 def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:
     "Why a benchmark does not count; empty where it does."
     if test.value == "nats":
@@ -376,10 +377,10 @@ def tally(found: Sequence[Verdict]) -> str:
     words = [verdict.word for verdict in found]
     return ", ".join(f"{words.count(word)} {word}" for word in (*WORDS, "open") if word in words)
 
-# %% ../nbs/13_claims.ipynb #2f56af10
+# %% ../nbs/13_claims.ipynb #3dd8b3e7
 def scoreboard(found: Sequence[Verdict]) -> str:
     "One row per claim, as HTML."
-    return html_table(["", "claim", "verdict", "effects [simultaneous interval]", "seeds", "profile", "chapter"],
+    return html_table(["", "claim", "verdict", "tests, each with an effect [simultaneous interval] that decides it", "seeds", "profile", "chapter"],
                       [scoreboard_row(verdict) for verdict in found])
 
 # %% ../nbs/13_claims.ipynb #5e269566
@@ -390,12 +391,23 @@ def scoreboard_numbers(found: Sequence[Verdict]) -> pl.DataFrame:
              for verdict in found]
     return pl.concat(parts, how="diagonal_relaxed")
 
-# %% ../nbs/13_claims.ipynb #9f47ebb8
-def scoreboard_row(verdict: Verdict) -> list[str]:
-    "Statement, verdict, every effect that was judged, seeds, profile, link."
+# %% ../nbs/13_claims.ipynb #feeae342
+def decisive(verdict: Verdict) -> dict[str, dict]:
+    "For each test the first comparison that came out as the test did; if none did, the first that was not shown."
     rows = [row for row in verdict.comparisons.to_dicts() if row["outcome"]]
-    effects = [f"{row['benchmark']}, {row['comparison']}: {effect(row)}" for row in rows]
-    seeds = str(rows[0]["seeds"]) if rows else ""
+    chosen = {}
+    for test, found in verdict.tests.items():
+        own = [row for row in rows if row["test"] == test]
+        alike = [row for row in own if row["outcome"] == found] or [row for row in own if row["outcome"] != "shown"] or own
+        chosen[test] = alike[0]
+    return chosen
+
+def scoreboard_row(verdict: Verdict) -> list[str]:
+    "Statement, verdict, a deciding effect of each test, seeds, profile, link."
+    rows = decisive(verdict)
+    effects = [f"<em>{html.escape(test)}</em>, {verdict.tests[test]}: {row['benchmark']}, {row['comparison']} {effect(row)}"
+               for test, row in rows.items()]
+    seeds = str(next(iter(rows.values()))["seeds"]) if rows else ""
     claim = verdict.claim
     statement = f"<strong>{html.escape(claim.title)}.</strong> {html.escape(claim.statement)}"
     return [verdict.id, statement, verdict.word, "<br>".join(effects), seeds, verdict.profile, chapter_link(claim.chapter)]

@@ -12,6 +12,7 @@ from sftrepro.claims import (
     WORDS,
     beside,
     check_prose,
+    decisive,
     judge,
     ledger,
     model_name,
@@ -277,6 +278,16 @@ def test_the_scoreboard_has_one_row_per_claim():
     board = scoreboard(found)
     assert board.count("<tr>") == 1 + len(ledger().claims)
     assert all(f"<td>{id}</td>" in board for id in ledger().claims)
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    (DIP, {"out of domain": "shown", "in domain": "shown"}),
+    (LOST, {"out of domain": "absent", "in domain": "absent"})])
+def test_the_scoreboard_shows_a_comparison_that_decided_each_test(path, said):
+    verdict = judge("C2", results(scores(path, path)), MICRO)
+    chosen = decisive(verdict)
+    assert {test: row["test"] for test, row in chosen.items()} == {test: test for test in verdict.tests}
+    assert {test: row["outcome"] for test, row in chosen.items()} == said
 
 
 # The README
