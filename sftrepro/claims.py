@@ -315,10 +315,12 @@ def end_of(results: pl.DataFrame, end: str, other: str) -> tuple[str, int]:
     "The last step of a run; for `base`, the start of the run that it is compared with."
     return (other, 0) if end == "base" else (end, results.select("series", "step").filter(series=end)["step"].max())
 
-# %% ../nbs/13_claims.ipynb #7e7db433
+# %% ../nbs/13_claims.ipynb #3ba0fb59
 def amount(value: float, unit: str) -> str:
     "An effect as people read it: points, times as long, or nats."
-    return f"{math.exp(value):.2f}x" if unit == "tokens" else f"{value:+.3f}" if unit == "nats" else f"{value:+.1f}"
+    if unit == "tokens":
+        return f"{math.exp(value):.2f}x"
+    return f"{value:+.{3 if unit == 'nats' else 1}f}".replace("-", "\N{MINUS SIGN}")
 
 def effect(row: dict) -> str:
     "An effect with its interval."
@@ -377,10 +379,10 @@ def tally(found: Sequence[Verdict]) -> str:
     words = [verdict.word for verdict in found]
     return ", ".join(f"{words.count(word)} {word}" for word in (*WORDS, "open") if word in words)
 
-# %% ../nbs/13_claims.ipynb #3dd8b3e7
+# %% ../nbs/13_claims.ipynb #2986a8ca
 def scoreboard(found: Sequence[Verdict]) -> str:
     "One row per claim, as HTML."
-    return html_table(["", "claim", "verdict", "tests, each with an effect [simultaneous interval] that decides it", "seeds", "profile", "chapter"],
+    return html_table(["", "claim", "verdict", "tests, with effects [simultaneous intervals]", "seeds", "profile", "chapter"],
                       [scoreboard_row(verdict) for verdict in found])
 
 # %% ../nbs/13_claims.ipynb #5e269566
@@ -391,7 +393,7 @@ def scoreboard_numbers(found: Sequence[Verdict]) -> pl.DataFrame:
              for verdict in found]
     return pl.concat(parts, how="diagonal_relaxed")
 
-# %% ../nbs/13_claims.ipynb #feeae342
+# %% ../nbs/13_claims.ipynb #104fd51e
 def decisive(verdict: Verdict) -> dict[str, dict]:
     "For each test the first comparison that came out as the test did; if none did, the first that was not shown."
     rows = [row for row in verdict.comparisons.to_dicts() if row["outcome"]]
@@ -405,12 +407,12 @@ def decisive(verdict: Verdict) -> dict[str, dict]:
 def scoreboard_row(verdict: Verdict) -> list[str]:
     "Statement, verdict, a deciding effect of each test, seeds, profile, link."
     rows = decisive(verdict)
-    effects = [f"<em>{html.escape(test)}</em>, {verdict.tests[test]}: {row['benchmark']}, {row['comparison']} {effect(row)}"
+    effects = [f"<p><em>{html.escape(test)}</em>: {verdict.tests[test]}<br>{row['benchmark']}, {row['comparison']} {effect(row)}</p>"
                for test, row in rows.items()]
     seeds = str(next(iter(rows.values()))["seeds"]) if rows else ""
     claim = verdict.claim
     statement = f"<strong>{html.escape(claim.title)}.</strong> {html.escape(claim.statement)}"
-    return [verdict.id, statement, verdict.word, "<br>".join(effects), seeds, verdict.profile, chapter_link(claim.chapter)]
+    return [verdict.id, statement, verdict.word, f'<div class="sft-effects">{"".join(effects)}</div>', seeds, verdict.profile, chapter_link(claim.chapter)]
 
 # %% ../nbs/13_claims.ipynb #87a7c37a
 def chapter_link(chapter: int, folder: str = "") -> str:  # where the pages of the chapters lie, seen from the linking page
