@@ -234,7 +234,7 @@ class Verdict:
     tests: dict[str, str]        # outcome of each test
     comparisons: pl.DataFrame    # everything that was compared
 
-# %% ../nbs/13_claims.ipynb #67ddef7c
+# %% ../nbs/13_claims.ipynb #75bd4ac8
 def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the claim
           profile: Profile, book: Ledger | None = None) -> Verdict:
     "The verdict on a claim."
@@ -243,8 +243,8 @@ def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and 
     if claim.criterion is None:
         return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
     missing = obstacles(claim.criterion, results, profile, book.minimum_seeds)
-    judged = [judge_test(test, results, profile, book) for test in claim.criterion.tests
-              if not test.runs - set(results["series"].unique())]
+    own = results.filter(pl.col("series").is_in(list(set().union(*(test.runs for test in claim.criterion.tests)))))
+    judged = [judge_test(test, own, profile, book) for test in claim.criterion.tests if not test.runs - set(own["series"].unique())]
     reasons = [reason for found in judged for reason in found.reasons]
     unjudged = any(not found.outcomes for found in judged)
     tests = {found.name: over_benchmarks(found.outcomes) for found in judged if found.outcomes}

@@ -58,14 +58,11 @@ def imagined_rows(series: str, seed: int, step: int, benchmark: str,
         "score": score, "tokens": tokens.mean(axis=1), "finished": always, "truncated": never, "unparsed": 1 - score,
         "in_format": score, "right_finished": score, "right_in_format": score, "reconsiders": never, "persuaded": never})
 
-# %% ../nbs/12_stats.ipynb #7f1dcf8c
+# %% ../nbs/12_stats.ipynb #a51e4f67
 def numbered(names: pl.Series) -> np.ndarray:
     "The place of each name in the alphabet of all of them."
-    codes = names.cast(pl.Categorical).to_physical()
-    known = pl.DataFrame({"code": codes, "name": names}).unique("code").sort(pl.col("name").cast(pl.String))["code"].to_numpy()
-    places = np.zeros(codes.max() + 1 if len(codes) else 0, int)
-    places[known] = np.arange(len(known))
-    return places[codes.to_numpy()]
+    _, first, code = np.unique(names.cast(pl.Categorical).to_physical().to_numpy(), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(names.gather(first).cast(pl.String).to_list()))[code]
 
 def cell_means(where: tuple[np.ndarray, ...],  # the place of each value along each axis
                values: np.ndarray,
@@ -77,7 +74,7 @@ def cell_means(where: tuple[np.ndarray, ...],  # the place of each value along e
     total = np.bincount(flat, weights=values, minlength=size)
     return np.divide(total, count, out=np.full(size, np.nan), where=count > 0).reshape(shape)
 
-# %% ../nbs/12_stats.ipynb #3e37cb57
+# %% ../nbs/12_stats.ipynb #9dec4cda
 def paired(results: pl.DataFrame,  # item results of one benchmark
            value: str,             # a column: score, tokens, truncated, unparsed
            conditions: Sequence[tuple[str, int]],  # (series, step)
@@ -87,11 +84,11 @@ def paired(results: pl.DataFrame,  # item results of one benchmark
                            "condition": range(len(conditions))}, schema_overrides={"step": results["step"].dtype})
     rows = results.select("series", "step", "seed", "item_id", pl.col(value).cast(pl.Float64).alias("value")).join(
         wanted, on=["series", "step"])
-    seeds, items = sorted(set(rows["seed"].unique()) - {0}) or [0], numbered(rows["item_id"])
-    seed = np.searchsorted(seeds, rows["seed"].to_numpy())  # a base's rows come first and are shared by all seeds
+    seed, condition, items = rows["seed"].to_numpy(), rows["condition"].to_numpy(), numbered(rows["item_id"])
+    seeds = sorted(set(np.unique(seed).tolist()) - {0}) or [0]
     shape = (len(seeds), items.max(initial=-1) + 1, len(conditions))
-    means = cell_means((seed, items, rows["condition"].to_numpy()), rows["value"].to_numpy(), shape)
-    alone = sorted(set(rows.filter(seed=0)["condition"].unique()))
+    means = cell_means((np.searchsorted(seeds, seed), items, condition), rows["value"].to_numpy(), shape)
+    alone = np.unique(condition[seed == 0])  # a base's rows come first and are shared by all seeds
     means[:, :, alone] = means[:1, :, alone]
     if np.isnan(means).any():
         raise ValueError(f"{results['benchmark'][0]}: some items lack a seed or a checkpoint among {list(conditions)}")
@@ -175,22 +172,22 @@ def is_share(value: str) -> bool:
     "Is a column between 0 and 1? Lengths and log-probabilities are not."
     return value not in ("tokens", "nats")
 
-# %% ../nbs/12_stats.ipynb #7eaa6981
+# %% ../nbs/12_stats.ipynb #f0ff9290
 def estimates(results: pl.DataFrame,   # item results with `series`
               value: str = "score",    # score, truncated and other shares (in percent), tokens, or nats
               level: float = 0.95) -> pl.DataFrame:
     "What a figure draws: the columns of `ESTIMATES`."
     rows = results.select("benchmark", "series", "seed", "step", "item_id", value)
-    pairs = rows.select("benchmark", "series").unique(maintain_order=True).iter_rows(named=True)
-    parts = [estimates_of(rows.filter(**pair), value, level) for pair in pairs]
-    return pl.concat([pl.DataFrame(schema=ESTIMATES), *parts])
+    found = [estimates_of(part, value, level) for part in rows.partition_by("benchmark", "series")]
+    return pl.concat([pl.DataFrame(schema=ESTIMATES), *found])
 
-# %% ../nbs/12_stats.ipynb #24fb36e0
+# %% ../nbs/12_stats.ipynb #642ba888
 def estimates_of(results: pl.DataFrame, value: str, level: float) -> pl.DataFrame:
     "The same for one benchmark and one run."
     benchmark, series = results["benchmark"][0], results["series"][0]
-    steps = results["step"].unique().sort().to_list()
-    block = paired(results, value, [(series, step) for step in steps])
+    step, seed = results["step"].to_numpy(), results["seed"].to_numpy()
+    steps = np.unique(step).tolist()
+    block = paired(results, value, [(series, at) for at in steps])
     found = family([logarithmic(block)], imaginary=0) if value == "tokens" else family([block], imaginary=float(is_share(value)))
     width = found.critical(level, alone=True)
     ends = [found.estimate, *(found.estimate + np.outer([-1, 1], width * found.error))]
@@ -198,7 +195,7 @@ def estimates_of(results: pl.DataFrame, value: str, level: float) -> pl.DataFram
         ends = [100 * end for end in (found.estimate, *wilson(found.estimate, found.error, width, block.shape[1]))]
     elif value == "tokens":
         ends = [np.exp(end) for end in ends]
-    seeds = results.group_by("step").agg(pl.col("seed").n_unique()).sort("step")["seed"]
+    seeds = [len(np.unique(seed[step == at])) for at in steps]
     return pl.DataFrame({"benchmark": benchmark, "series": series, "step": steps, "value": ends[0], "low": ends[1],
                          "high": ends[2], "seeds": seeds, "items": block.shape[1]}, ESTIMATES)
 
