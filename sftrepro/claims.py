@@ -393,15 +393,14 @@ def scoreboard_numbers(found: Sequence[Verdict]) -> pl.DataFrame:
              for verdict in found]
     return pl.concat(parts, how="diagonal_relaxed")
 
-# %% ../nbs/13_claims.ipynb #104fd51e
+# %% ../nbs/13_claims.ipynb #41ddbd6e
 def decisive(verdict: Verdict) -> dict[str, dict]:
-    "For each test the first comparison that came out as the test did; if none did, the first that was not shown."
-    rows = [row for row in verdict.comparisons.to_dicts() if row["outcome"]]
+    "For each test a comparison that decided it, on a benchmark that came out as the test did."
     chosen = {}
     for test, found in verdict.tests.items():
-        own = [row for row in rows if row["test"] == test]
-        alike = [row for row in own if row["outcome"] == found] or [row for row in own if row["outcome"] != "shown"] or own
-        chosen[test] = alike[0]
+        rows = [row for row in verdict.comparisons.to_dicts() if (row["test"], row["result"]) == (test, found)]
+        order = [found, "", *STRENGTH, "opposite"]  # the same outcome; else where the run ends; else the weakest
+        chosen[test] = min(rows, key=lambda row: order.index(row["outcome"]))
     return chosen
 
 def scoreboard_row(verdict: Verdict) -> list[str]:

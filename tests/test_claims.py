@@ -282,12 +282,18 @@ def test_the_scoreboard_has_one_row_per_claim():
 
 @pytest.mark.parametrize(("path", "said"), [
     (DIP, {"out of domain": "shown", "in domain": "shown"}),
-    (LOST, {"out of domain": "absent", "in domain": "absent"})])
+    (FLAT, {"out of domain": "absent", "in domain": "absent"}),
+    (LOST, {"out of domain": "", "in domain": ""})])  # opposite, by where the run ends
 def test_the_scoreboard_shows_a_comparison_that_decided_each_test(path, said):
-    verdict = judge("C2", results(scores(path, path)), MICRO)
+    verdict = judge("C2", results(scores(path, path, path)), MICRO)
     chosen = decisive(verdict)
-    assert {test: row["test"] for test, row in chosen.items()} == {test: test for test in verdict.tests}
+    assert {test: (row["test"], row["result"]) for test, row in chosen.items()} == {test: (test, found) for test, found in verdict.tests.items()}
     assert {test: row["outcome"] for test, row in chosen.items()} == said
+
+
+def test_a_test_is_not_decided_by_a_benchmark_that_came_out_otherwise():
+    verdict = judge("C2", results(scores(DIP, FLAT, LOST)), MICRO)
+    assert verdict.tests["out of domain"] == "absent" and decisive(verdict)["out of domain"]["benchmark"] == "program"
 
 
 # The README
