@@ -426,7 +426,7 @@ def landing(found: Sequence[Verdict]) -> str:
             for verdict in judged]
     return html_table(["claim", f"verdict at profile {judged[0].profile}", "chapter"], rows)
 
-# %% ../nbs/13_claims.ipynb #403e7d8c
+# %% ../nbs/13_claims.ipynb #1902c1b1
 WAITING = "awaits its runs"
 
 def runs_published(profile: Profile) -> list[str]:
@@ -436,11 +436,13 @@ def runs_published(profile: Profile) -> list[str]:
         names.setdefault(spec.paper_run, set()).update((spec.base, spec.run_id))
     return [run for run, ids in names.items() if store.published(profile, sorted(ids))]
 
-def standing(profile: Profile) -> dict[str, str]:
+def standing(profile: Profile,
+             tokens: pl.DataFrame,  # of `tokens.token_results`, for the claim about them
+             ) -> dict[str, str]:
     "A word for each claim: the ledger's, `open`, or that results are missing."
     book, made = ledger(), {spec.paper_run for spec in run_specs(profile)}
     there = runs_published(profile)
-    results = measured(profile, there, []) if there else None
+    results = pl.concat([measured(profile, there, []), tokens], how="diagonal_relaxed") if there else None
     words = {}
     for id, claim in book.claims.items():
         needed = set().union(*(test.runs for test in claim.criterion.tests)) & made if claim.criterion else set()

@@ -323,10 +323,10 @@ def test_claims_whose_runs_lack_results_wait_and_the_others_have_the_scoreboards
     monkeypatch.setattr(claims, "measured", lambda profile, runs, benchmarks: pl.concat([imagined(rates, series=run) for run in runs]))
     there = {spec.run_id for spec in run_specs(profile, ("R25",))} | {"Micro-M"}
     monkeypatch.setattr(claims.store, "published", lambda profile, ids: set(ids) <= there)
-    words = standing(profile)
+    words = standing(profile, pl.DataFrame())
     assert words["C2"] == judge("C2", imagined(rates), profile).word and words["C2"] in claims.WORDS
     assert words["C8"] == claims.WAITING
     monkeypatch.setattr(claims.store, "published", lambda profile, ids: False)
-    assert set(standing(profile).values()) <= {claims.WAITING, "open"}
+    assert set(standing(profile, pl.DataFrame()).values()) <= {claims.WAITING, "open"}
     table = claims.readme_table(words, profile).splitlines()
     assert len(table) == 2 + len(book.claims) and "[22](nbs/22_dip_and_recovery.ipynb)" in "".join(table)
