@@ -6,7 +6,8 @@ __all__ = ['CLASSES', 'TRANSITIONS', 'PATTERNS', 'CLASSIFIED', 'SEED', 'CANDIDAT
            'from_openr1', 'chosen_log_probabilities', 'predictions', 'aligned', 'token_table', 'by_class', 'step_table',
            'traces_in', 'measure', 'in_common', 'pooled', 'derived', 'arranged', 'token_results', 'ladder', 'cut_alike',
            'conditions', 'comparisons', 'contributions', 'shares', 'models', 'show_levels', 'show_pairs',
-           'show_learned', 'show_advantages', 'shares_of', 'show_shares', 'elsewhere', 'under', 'show_elsewhere']
+           'show_learned', 'show_advantages', 'shares_of', 'ahead', 'show_shares', 'elsewhere', 'under',
+           'show_elsewhere']
 
 # %% ../nbs/53_tokens.ipynb #f786a74c
 import re
@@ -353,11 +354,11 @@ def show_advantages(rows: pl.DataFrame, scale: Profile) -> None:
     else:
         plots.display(plots.HTML(f"<p>At profile {scale.name} there are no two sizes to compare.{said}</p>"))
 
-# %% ../nbs/53_tokens.ipynb #62752571
+# %% ../nbs/53_tokens.ipynb #3d6ae215
 def shares_of(rows: pl.DataFrame, scale: Profile) -> pl.DataFrame:  # benchmark, series, value, low, high in percent
     "The share of each class in the advantage of the largest model over the smallest, and in the tokens."
-    pairs = [pair for pair in comparisons(rows, scale) if pair.benchmark == EVERYTHING and pair.above[0] == ladder(rows, scale)[-1]]
-    found = [shares(rows, pair.above, pair.below).with_columns(series=pl.lit(pair.name)) for pair in pairs]
+    whole = [pair for pair in comparisons(rows, scale) if pair.benchmark == EVERYTHING and pair.above[0] == ladder(rows, scale)[-1]]
+    found = [shares(rows, pair.above, pair.below).with_columns(series=pl.lit(pair.name)) for pair in ahead(rows, whole)]
     counted = rows.filter(pl.col("benchmark").is_in(CLASSES), series=ladder(rows, scale)[0], step=0)
     tokens = counted.group_by("benchmark", maintain_order=True).agg(
         estimate=pl.col("tokens").sum(), series=pl.lit("of the tokens"), seeds=pl.lit(1), items=pl.n_unique("item_id"))
@@ -366,12 +367,18 @@ def shares_of(rows: pl.DataFrame, scale: Profile) -> pl.DataFrame:  # benchmark,
     return pl.concat(found, how="diagonal_relaxed").select(
         "benchmark", "series", "seeds", "items", value=100 * pl.col("estimate"), low=100 * pl.col("low"), high=100 * pl.col("high"))
 
+def ahead(rows: pl.DataFrame, pairs: list[Pair]) -> list[Pair]:
+    "The pairs whose first model is better beyond its interval: nothing has no parts."
+    better = contrasts(rows, pairs, "nats").filter(pl.col("low") > 0)["name"].to_list() if pairs else []
+    return [pair for pair in pairs if pair.name in better]
+
 def show_shares(rows: pl.DataFrame, scale: Profile) -> None:
     "Who carries the advantage."
     found = shares_of(rows, scale)
     plots.show(plots.points(found, x="% of the whole"),
                "The share of each class in the advantage of the largest model over the smallest, summed over tokens, with 95% intervals "
-               "that hold together; and its share of the tokens. Equal shares mean that a class is as advantageous as any.",
+               "that hold together; and its share of the tokens. Equal shares mean that a class is as advantageous as any. Models whose advantage over all tokens "
+               "may be nothing, by its interval, have no shares and are left out.",
                plots.provenance(rows), found, "shares")
 
 # %% ../nbs/53_tokens.ipynb #d4c0e7e9

@@ -247,6 +247,13 @@ def test_shares_add_up_to_the_whole() -> None:
     assert found.filter(benchmark="operators")["low"][0] < 0 < found.filter(benchmark="operators")["high"][0]
 
 
+def test_an_advantage_that_may_be_nothing_has_no_shares() -> None:
+    rows = tokens.arranged(imagined(dict.fromkeys(tokens.CLASSES, 0.0)))
+    assert set(tokens.shares_of(rows, MICRO)["series"]) == {"of the tokens"}
+    rows = tokens.arranged(imagined(dict.fromkeys(tokens.CLASSES, 0.2)))
+    assert set(tokens.shares_of(rows, MICRO)["series"]) == {"of the tokens", "Micro-XL over Micro-S, base", "Micro-XL over Micro-S, finetuned"}
+
+
 def test_traces_that_differ_are_not_compared_and_missing_words_leave_the_trace_in_the_other_classes() -> None:
     published = imagined(dict.fromkeys(tokens.CLASSES, 0.1))
     first = (pl.col("series") == "R04") & (pl.col("item_id") == "0")
