@@ -125,7 +125,7 @@ def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository
     published.edit("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1")
     profile_line = published.python("from sftrepro import cli; from sftrepro.profiles import load_profile\n"
                                     "print(cli.stale_results(load_profile('tiny')))")
-    assert profile_line.startswith("1 of 2 results are out of date (first: Nano_Math-CoT")
+    assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
     assert profile_line.endswith("function sft.IGNORED changed). Make them again: make rebuild PROFILE=tiny\n")
 
 
@@ -184,7 +184,7 @@ def test_results_made_again_are_the_published_ones(recomputed: Repository) -> No
     code, out, errors = recomputed.run(*EVERYTHING, "--seed", "5")
     assert code == 0, errors
     first, second, *each = out.splitlines()
-    assert first == "2 results and 1 bases are as their manifests say"
+    assert first == "3 results and 1 bases are as their manifests say"
     assert second == "making responses of 2 of 2 runs and bases again, drawn with --seed 5"
     assert len(each) == 2 and all(line.endswith(" equal") for line in each)
     assert "Nano: 8 responses made again, 8 equal" in each
