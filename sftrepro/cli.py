@@ -33,7 +33,7 @@ from pathlib import Path
 from random import Random, randrange
 from typing import Annotated
 
-# %% ../nbs/17_cli.ipynb #f6c660a5
+# %% ../nbs/17_cli.ipynb #526c7ae8
 import polars as pl
 import typer
 from tqdm import tqdm
@@ -332,17 +332,16 @@ def unexported() -> list[str]:
         nbdev_export(Path(folder))
         return differing(library_digests(ROOT / "sftrepro"), library_digests(Path(folder, "sftrepro")))
 
-# %% ../nbs/17_cli.ipynb #c90064e2
-def stale_results(profile: Profile) -> str | None:
+# %% ../nbs/17_cli.ipynb #7c9a6af7
+def stale_results(this: Flow) -> str | None:
     "One line on published results that today's code would make differently; None if there are none."
-    this = flow(profile)
     found = {called(job): results_reasons(job, this) for job in this.jobs.values() if job.kind in PUBLISHED}
     stale = {key: why for key, why in found.items() if why}
     if not stale:
         return None
     first = next(iter(stale))
     return (f"{len(stale)} of {len(found)} results are out of date (first: {first}: {in_words(stale[first])}). "
-            f"Make them again: make rebuild PROFILE={profile.name}")
+            f"Make them again: make rebuild PROFILE={this.profile.name}")
 
 def called(job: Job) -> str:
     "Published results by the name of their file."
@@ -378,7 +377,7 @@ def dry_run(planned: list[Job], profile: Profile, on: Hardware, more: list[str])
     if ended.returncode:
         raise RequestError(f"Snakemake: {(ended.stderr.strip().splitlines() or ['no word'])[-1]}")
 
-# %% ../nbs/17_cli.ipynb #ba2ca39b
+# %% ../nbs/17_cli.ipynb #15b7ddc8
 def build(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -> None:
     "Bring the book, or the book and all that it is made from, up to date."
     profile = load_profile(name)
@@ -395,7 +394,7 @@ def build(name: str, goal: Goal, more: list[str], on: Hardware | None = None) ->
         print(f"{name}: {len(planned)} of {len(this.jobs)} jobs to run" if planned else f"{name}: all is fresh", flush=True)
         if planned:
             start([this.jobs[job] for job in planned], profile, on, more)
-    if line := stale_results(profile) if goal == "book" else None:
+    if line := stale_results(this) if goal == "book" else None:
         print(line)
     if not DRY & set(more):
         print(f"Open {site_folder(profile) / 'index.html'}")
@@ -538,7 +537,7 @@ app.add_typer(results_app, name="results")
 def results() -> None:
     "Published results."
 
-# %% ../nbs/17_cli.ipynb #304623a5
+# %% ../nbs/17_cli.ipynb #ab2df691
 def check_manifests(profile: Profile) -> list[str]:  # the ids of the published runs and bases
     "Check published results and bases against manifests and schema; raises RequestError for the first that fails."
     found = sorted(store.locate(profile.results_dir).glob("*.parquet"))

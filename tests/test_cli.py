@@ -123,8 +123,8 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
     published.edit("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1")
-    profile_line = published.python("from sftrepro import cli; from sftrepro.profiles import load_profile\n"
-                                    "print(cli.stale_results(load_profile('tiny')))")
+    profile_line = published.python("from sftrepro import cli, workflow; from sftrepro.profiles import load_profile\n"
+                                    "print(cli.stale_results(workflow.flow(load_profile('tiny'))))")
     assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
     assert profile_line.endswith("function sft.IGNORED changed). Make them again: make rebuild PROFILE=tiny\n")
 

@@ -28,6 +28,12 @@ def modules(**sources: str) -> workflow.Library:
 
 # What a piece of code depends on
 
+def test_definitions_worked_out_on_demand_are_those_worked_out_all_at_once() -> None:
+    texts = {path.stem: path.read_text() for path in (ROOT / "sftrepro").glob("*.py") if path.stem != "_modidx"}
+    assert {name: CODE[name] for name in modules(**texts)} == modules(**texts)
+    assert [name for name in ("store.verify", "store", "store.nothing", "nothing.verify") if name in CODE] == ["store.verify"]
+
+
 @pytest.mark.parametrize(("text", "names"), [
     ("def f(x, *y, **z): return x + y + z + w", {"w"}),
     ("def f(x=a, *, y: b = 1) -> c: return x", {"a", "b", "c"}),
