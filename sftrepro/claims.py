@@ -546,11 +546,11 @@ def records(profile: Profile) -> pl.DataFrame:
     ids = [*(base.name for base in profile.bases), *(spec.run_id for spec in run_specs(profile))]
     return pl.DataFrame([record(profile, id) for id in ids])
 
-# %% ../nbs/13_claims.ipynb #6893f126
+# %% ../nbs/13_claims.ipynb #b417fc39
 def record(profile: Profile, run_id: str) -> dict[str, str | int]:
     "What is known of one results file."
-    path = store.results_file(profile, run_id)
-    rows, manifest = store.read_results(profile, [run_id]), store.read_manifest(path)
+    path, = store.verified_results(profile, [run_id])
+    rows, manifest = store.read_table(path), store.read_manifest(path)
     scorers = sorted(f"{name} {number}" for name, number in rows.select("scorer", "scorer_version").unique().rows())
     engine = " ".join(rows.select("engine", "engine_version").row(0))
     return {"run": run_id, "data": rows["data"][0], "seed": rows["seed"][0], "checkpoints": rows["step"].n_unique(),

@@ -330,7 +330,7 @@ def summary(costs: list[Cost]) -> list[str]:
     kinds = {cost.kind: [other for other in costs if other.kind == cost.kind] for cost in costs}
     return [line(f"{len(some)} x {kind}", some) for kind, some in kinds.items()] + [line("together", costs)]
 
-# %% ../nbs/52_costs.ipynb #38369e3c
+# %% ../nbs/52_costs.ipynb #59f5f9fa
 def timed_trainings(profile: Profile) -> list[dict]:
     "The trainings in `data/costs/measured.csv` that the profile has: what was predicted and what they took."
     fields, found = ("base", "data", "batch_size", "epochs"), []
@@ -346,7 +346,8 @@ def timed_answers(profile: Profile) -> list[dict]:
     "The same of the published answers."
     found = []
     for file in sorted(store.locate(profile.results_dir).glob("*.parquet")):
-        table = store.read_results(profile, [file.stem])
+        store.verified_results(profile, [file.stem])
+        table = store.read_table(file)
         base, data, checkpoints = table["base"][0], table["data"][0], table["step"].n_unique()
         spec = next(each for each in profile.bases if each.name == base)
         sizes = {name: BenchmarkSize(items=part["item_id"].n_unique(), trials=part["trial"].n_unique())

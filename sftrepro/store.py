@@ -391,7 +391,7 @@ def read_results(profile: Profile, run_ids: Sequence[str],
     files = verified_results(profile, run_ids, reader)
     return pl.concat([check_results(read_table(file).drop("response", strict=False), shown(file)) for file in files])
 
-# %% ../nbs/11_store.ipynb #fbad3f6e
+# %% ../nbs/11_store.ipynb #a38d7a31
 def published(profile: Profile, run_ids: Sequence[str], place: Callable[[Profile, str], Path] = results_file) -> bool:
     "Are the results of all these runs there? Whoever asks has read the answer, and is stale when it changes."
     files = [place(profile, run_id) for run_id in run_ids]
@@ -402,8 +402,7 @@ def published(profile: Profile, run_ids: Sequence[str], place: Callable[[Profile
 
 def read_gallery(profile: Profile, run_ids: Sequence[str]) -> pl.DataFrame:
     "The rows of some runs whose responses are published, with them."
-    read_results(profile, run_ids)
-    return pl.concat([read_table(results_file(profile, run_id)).drop_nulls("response") for run_id in run_ids])
+    return pl.concat([read_table(file).drop_nulls("response") for file in verified_results(profile, run_ids)])
 
 # %% ../nbs/11_store.ipynb #7e228a92
 POINTERS = {name: pl.Categorical(pl.Categories(name, "sftrepro", pl.UInt16)) for name in ("profile", "run_id", "run_name", "base", "data")}

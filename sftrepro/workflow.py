@@ -330,7 +330,7 @@ def tokens_job(profile: Profile, spec: RunSpec, needs: tuple[str, str]) -> Job:
     "Predicting held-out traces, by a finished run and by its base."
     return Job(kind="tokens", key=spec.run_id, needs=needs, output=store.run_folder(profile.name, spec.run_id) / "tokens")
 
-# %% ../nbs/15_workflow.ipynb #53b01733
+# %% ../nbs/15_workflow.ipynb #b24f0ea6
 def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     "Run ids whose results a chapter reads."
     if "profile" not in chapter.parameters:
@@ -342,9 +342,10 @@ def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
 
 def tokens_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     "Run ids whose token results a chapter reads."
-    modules = {target.split(".")[0] for target in imports_of(chapter.tree).values()}
+    needed = results_needed(chapter, profile)
+    modules = {target.split(".")[0] for target in imports_of(chapter.tree).values()} if needed else set()
     traced = {spec.run_id for spec in run_specs(profile) if spec.paper_run in profile.traced}
-    return tuple(key for key in results_needed(chapter, profile) if key in traced) if "tokens" in modules else ()
+    return tuple(key for key in needed if key in traced) if "tokens" in modules else ()
 
 def chapter_job(stem: str, path: Path, profile: Profile) -> Job:
     "Executing one chapter."
