@@ -501,6 +501,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.report.dips': ('report.html#dips', 'sftrepro/report.py'),
                                  'sftrepro.report.ends': ('report.html#ends', 'sftrepro/report.py'),
                                  'sftrepro.report.first_of': ('report.html#first_of', 'sftrepro/report.py'),
+                                 'sftrepro.report.gentler': ('report.html#gentler', 'sftrepro/report.py'),
                                  'sftrepro.report.known': ('report.html#known', 'sftrepro/report.py'),
                                  'sftrepro.report.known_ends': ('report.html#known_ends', 'sftrepro/report.py'),
                                  'sftrepro.report.known_of': ('report.html#known_of', 'sftrepro/report.py'),

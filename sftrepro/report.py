@@ -5,7 +5,7 @@ __all__ = ['DIFFERS', 'PUBLISHED', 'KINDS', 'labels', 'runs_in', 'called', 'show
            'known_of', 'paper_base', 'show_paper', 'show_scores', 'show_lengths', 'dips', 'signed', 'show_dips', 'ends',
            'known_ends', 'show_ends', 'show_parts', 'show_contrasts', 'show_by_size', 'show_shares', 'turned',
            'show_turned', 'cases', 'first_of', 'show_cases', 'case_html', 'show_verdict', 'robustness', 'outcome',
-           'variant_results', 'ours_for', 'versus', 'show_versus']
+           'variant_results', 'gentler', 'ours_for', 'versus', 'show_versus']
 
 # %% ../nbs/54_report.ipynb #e1f4ed9c
 import html
@@ -326,6 +326,15 @@ def variant_results(variant: Profile, runs: Sequence[str]) -> pl.DataFrame | Non
     ids = [spec.run_id for spec in run_specs(variant) if spec.paper_run in runs]
     complete = set(runs) <= set(variant.runs) and store.published(variant, ids)
     return measured(variant, runs, []) if complete else None
+
+# %% ../nbs/54_report.ipynb #079fdd36
+def gentler(scale: Profile, runs: Sequence[str],
+            benchmarks: Sequence[str],  # those to keep
+            ) -> list[tuple[Profile, pl.DataFrame]]:
+    "The variants of a profile with a smaller learning rate that have made all these runs, and what they measured."
+    slower = [variant for variant in variants(scale) if variant.learning_rate_factor < scale.learning_rate_factor]
+    found = [(variant, variant_results(variant, runs)) for variant in slower]
+    return [(variant, results.filter(pl.col("benchmark").is_in(list(benchmarks)))) for variant, results in found if results is not None]
 
 # %% ../nbs/54_report.ipynb #77aeabf6
 def ours_for(model: str, data: str, results: pl.DataFrame, scale: Profile) -> pl.DataFrame | None:

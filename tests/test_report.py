@@ -112,6 +112,13 @@ def test_a_variant_without_results_is_not_run(tmp_path, monkeypatch):
     assert variant_results(variant, ["R25"]) is None and variant_results(variant, ["R04"]) is None
 
 
+def test_the_variant_at_a_smaller_rate_is_found_and_no_other():
+    (variant, results), = report.gentler(MICRO, ["R25", "R33"], ["arithmetic"])
+    assert variant.name == "micro-gentle" and variant.learning_rate_factor < MICRO.learning_rate_factor
+    assert set(results["series"]) == {"R25", "R33"} and set(results["benchmark"]) == {"arithmetic"}
+    assert report.gentler(MICRO, ["R07"], ["arithmetic"]) == [] == report.gentler(load_profile("smoke"), ["R25"], ["arithmetic"])
+
+
 def test_a_verdict_without_unfinished_responses_is_another_row(monkeypatch):
     monkeypatch.setattr(report, "variants", lambda scale: [])
     law = [0.5, 0.2, 0.3, 0.6, 0.7]
