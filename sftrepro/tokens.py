@@ -354,7 +354,7 @@ def show_advantages(rows: pl.DataFrame, scale: Profile) -> None:
     else:
         plots.display(plots.HTML(f"<p>At profile {scale.name} there are no two sizes to compare.{said}</p>"))
 
-# %% ../nbs/53_tokens.ipynb #3d6ae215
+# %% ../nbs/53_tokens.ipynb #a26afb8b
 def shares_of(rows: pl.DataFrame, scale: Profile) -> pl.DataFrame:  # benchmark, series, value, low, high in percent
     "The share of each class in the advantage of the largest model over the smallest, and in the tokens."
     whole = [pair for pair in comparisons(rows, scale) if pair.benchmark == EVERYTHING and pair.above[0] == ladder(rows, scale)[-1]]
@@ -377,8 +377,8 @@ def show_shares(rows: pl.DataFrame, scale: Profile) -> None:
     found = shares_of(rows, scale)
     plots.show(plots.points(found, x="% of the whole"),
                "The share of each class in the advantage of the largest model over the smallest, summed over tokens, with 95% intervals "
-               "that hold together; and its share of the tokens. Equal shares mean that a class is as advantageous as any. Models whose advantage over all tokens "
-               "may be nothing, by its interval, have no shares and are left out.",
+               "that hold together; and its share of the tokens. Equal shares mean that a class is as advantageous as any. "
+               "Models whose advantage over all tokens may be nothing, by its interval, have no shares and are left out.",
                plots.provenance(rows), found, "shares")
 
 # %% ../nbs/53_tokens.ipynb #d4c0e7e9
