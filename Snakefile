@@ -24,5 +24,9 @@ rule job:
         gpu=lambda wildcards: PLAN["jobs"][wildcards.job]["gpu"],
         mem_mb=lambda wildcards: PLAN["jobs"][wildcards.job]["mem_mb"],
         runtime=lambda wildcards: PLAN["jobs"][wildcards.job]["runtime"],
-    params: command=PLAN["command"]
-    shell: "export OMP_NUM_THREADS={threads} SFTREPRO_PARENT=$PPID; exec {params.command} {wildcards.job:q}"
+    params:
+        command=PLAN["command"],
+        names=lambda wildcards: PLAN["jobs"][wildcards.job]["names"],
+    # What polars hands back to the system and asks for again costs up to a quarter of a chapter's time; so it keeps it.
+    shell: "export _RJEM_MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1; "
+           "export OMP_NUM_THREADS={threads} SFTREPRO_PARENT=$PPID; exec {params.command} {params.names:q}"

@@ -2,18 +2,20 @@
 
 # %% auto #0
 __all__ = ['FULL', 'BAR', 'DRY', 'app', 'ProfileOption', 'HardwareOption', 'More', 'results_app', 'chain', 'outcome',
-           'end_with_parent', 'gone', 'tie_to_parent', 'log_file', 'logged', 'run_job', 'cores', 'gpus', 'plan_folder',
-           'stamp', 'share', 'on_cluster', 'resources', 'write_plan', 'snakemake_command', 'percent', 'running', 'stop',
-           'lines_of', 'time_left', 'watch', 'run_plan', 'failure', 'library_digests', 'differing', 'nbdev_export',
-           'export', 'unexported', 'stale_results', 'called', 'check_gpus', 'expected', 'dry_run', 'build', 'start',
-           'split_parameters', 'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild',
-           'chosen_hardware', 'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'check_manifests',
-           'source_of', 'at_hand', 'train_again', 'compare', 'compared', 'departure', 'shortly', 'check_sample',
-           'verify', 'rescore', 'changed_verdict', 'job', 'joined', 'main']
+           'end_with_parent', 'gone', 'tie_to_parent', 'log_file', 'logged', 'run_job', 'prepare', 'copy_for',
+           'run_chapters', 'cores', 'gpus', 'plan_folder', 'stamp', 'share', 'on_cluster', 'resources', 'processes',
+           'write_plan', 'snakemake_command', 'percent', 'running', 'stop', 'lines_of', 'time_left', 'watch',
+           'run_plan', 'failure', 'library_digests', 'differing', 'nbdev_export', 'export', 'unexported',
+           'stale_results', 'called', 'check_gpus', 'expected', 'dry_run', 'build', 'start', 'split_parameters',
+           'experiment', 'as_in_book', 'render_chapter', 'examples', 'sftrepro', 'book', 'rebuild', 'chosen_hardware',
+           'run', 'progress', 'status', 'shown_job', 'show_plan', 'results', 'check_manifests', 'source_of', 'at_hand',
+           'train_again', 'compare', 'compared', 'departure', 'shortly', 'check_sample', 'verify', 'rescore',
+           'changed_verdict', 'job', 'joined', 'main']
 
 # %% ../nbs/17_cli.ipynb #4af8f772
 import ctypes
 import errno
+import gc
 import json
 import math
 import os
@@ -29,6 +31,9 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random, randrange
 from typing import Annotated
@@ -60,6 +65,7 @@ from sftrepro.workflow import (
     file_digest,
     find_chapter,
     flow,
+    imports_of,
     in_words,
     plan,
     read_chapter,
@@ -135,16 +141,52 @@ def logged(log: Path) -> Iterator[int]:  # file descriptor of what was the termi
         yield terminal
 
 # %% ../nbs/17_cli.ipynb #1a037e28
-def run_job(name: str, profile: Profile) -> None:
+def run_job(name: str, this: Flow) -> None:
     "Do one job with its talk in its log; a failure becomes a line of JSON and the exit code."
-    with logged(log_file(profile, name)) as terminal:
+    with logged(log_file(this.profile, name)) as terminal:
         try:
-            do(name, profile)
+            do(name, this)
         except BaseException as error:
             code, line = outcome(error)
             os.write(terminal, f"{json.dumps({'job': name, 'code': code, 'line': line})}\n".encode())
             traceback.print_exc()
             raise SystemExit(code) from None
+
+# %% ../nbs/17_cli.ipynb #3fd1a6c0
+def prepare(job: Job, this: Flow) -> None:
+    "Import what a chapter needs and look up what it is made from, so that copies of this process need not."
+    modules = {target.split(".")[0] for target in imports_of(read_chapter(chapters()[job.key]).tree).values()}
+    for module in ("ipykernel.kernelapp", *(f"sftrepro.{name}" for name in sorted(modules))):
+        import_module(module)
+    this.inputs[job.name]
+    gc.freeze()  # or the collector of each copy would look through all of it, and make it the copy's own by doing so
+
+def copy_for(job: Job, this: Flow) -> BaseProcess:
+    "Start a copy of this process that does a chapter and says that it is done."
+    def work() -> None:
+        end_with_parent()
+        run_job(job.name, this)
+        stamp(this.profile, job.name).parent.mkdir(parents=True, exist_ok=True)
+        stamp(this.profile, job.name).touch()
+    prepare(job, this)
+    process = get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+def run_chapters(names: list[str], this: Flow, threads: int) -> None:
+    "Do chapters side by side, each in a copy of this process."
+    at_once = min(threads, len(names))
+    each = str(threads // at_once)
+    os.environ |= {"OMP_NUM_THREADS": each, "POLARS_MAX_THREADS": each, "JUPYTER_DEFAULT_PROVISIONER_NAME": "copied"}
+    waiting, working, failed = list(names), [], False
+    while waiting or working:
+        while waiting and len(working) < at_once:
+            working.append(copy_for(this.jobs[waiting.pop(0)], this))
+        connection.wait([process.sentinel for process in working])
+        failed |= any(process.exitcode for process in working)
+        working = [process for process in working if process.is_alive()]
+    if failed:
+        raise SystemExit(1)
 
 # %% ../nbs/17_cli.ipynb #b4575420
 def cores() -> int:
@@ -178,21 +220,33 @@ def on_cluster(more: list[str]) -> bool:
     return bool(named) and named[-1] != "local"
 
 # %% ../nbs/17_cli.ipynb #5b3f923e
-def resources(job: Job, planned: list[Job], cost: Cost, cluster: bool) -> dict[str, int]:
-    "What Snakemake and the schedulers behind it are told of a job."
-    here = int(gpus() > 0 and job.kind in ("pretrain", "train", "generate", "tokens"))
-    return {"threads": max(1, 8 * cost.gpus) if cluster else share(job, planned),
-            "gpu": cost.gpus if cluster else max(cost.gpus, here),
-            "mem_mb": 32_000 * cost.gpus if cost.gpus else math.ceil(2 * cost.memory / 1e6),
-            "runtime": math.ceil(2 * cost.seconds / 60) + 10}
+def resources(jobs: list[Job], planned: list[Job], costs: list[Cost], cluster: bool) -> dict[str, int]:
+    "What Snakemake and the schedulers behind it are told of jobs that share a process."
+    wanted, here = max(cost.gpus for cost in costs), int(gpus() > 0 and jobs[0].kind in ("pretrain", "train", "generate", "tokens"))
+    threads = max(1, 8 * wanted) if cluster else min(cores(), sum(share(job, planned) for job in jobs))
+    at_once = min(threads, len(jobs))
+    return {"threads": threads,
+            "gpu": wanted if cluster else max(wanted, here),
+            "mem_mb": 32_000 * wanted if wanted else math.ceil(2 * at_once * max(cost.memory for cost in costs) / 1e6),
+            "runtime": math.ceil(2 * sum(cost.seconds for cost in costs) / at_once / 60) + 10}
+
+# %% ../nbs/17_cli.ipynb #7be20c94
+def processes(planned: list[Job]) -> dict[str, list[Job]]:
+    "The jobs of a plan as Snakemake starts them: chapters in one process, those that read most runs first."
+    alone = {job.name: [job] for job in planned if job.kind != "chapter"}
+    together = sorted((job for job in planned if job.kind == "chapter"), key=lambda job: -len(job.needs))
+    return alone | ({"chapters": together} if together else {})
 
 def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool = False) -> Path:
     "Write what Snakemake reads; clear the stamps of earlier rebuilds."
     folder = plan_folder(profile)
     shutil.rmtree(folder, ignore_errors=True)
-    names = {job.name for job in planned}
-    entries = {job.name: {"needs": [need for need in job.needs if need in names],
-                          **resources(job, planned, cost_of(job, profile, on), cluster)} for job in planned}
+    groups = processes(planned)
+    group = {job.name: key for key, jobs in groups.items() for job in jobs}
+    entries = {key: {"names": [job.name for job in jobs],
+                     "needs": sorted({group[need] for job in jobs for need in job.needs if need in group}),
+                     **resources(jobs, planned, [cost_of(job, profile, on) for job in jobs], cluster)}
+               for key, jobs in groups.items()}
     command = [str(Path(sys.executable).with_name("sftrepro")), "job", "--profile", profile.name]
     store.write_json(folder / "plan.json", {"command": shlex.join(command), "jobs": entries})
     return folder / "plan.json"
@@ -436,8 +490,9 @@ def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # t
 # %% ../nbs/17_cli.ipynb #1688926d
 def as_in_book(stem: str, profile: Profile) -> Path:  # the page to open
     "Run a chapter with the book's parameters; it takes its place in the book."
-    check_results(flow(profile), [stem])
-    do(f"chapter/{stem}", profile)
+    this = flow(profile)
+    check_results(this, [stem])
+    do(f"chapter/{stem}", this)
     return render_chapter(executed_file(profile, stem), build_root() / "runs" / stem / "page")
 
 def render_chapter(notebook: Path, out: Path) -> Path:
@@ -669,9 +724,13 @@ def changed_verdict(row: dict) -> str:
 
 # %% ../nbs/17_cli.ipynb #a13bf3a5
 @app.command(hidden=True)
-def job(name: str, profile: ProfileOption = "micro") -> None:
-    "Do one job; Snakemake calls this."
-    run_job(name, load_profile(profile))
+def job(names: list[str], profile: ProfileOption = "micro") -> None:
+    "Do one job, or several chapters; Snakemake calls this."
+    this = flow(load_profile(profile))
+    if names[0].startswith("chapter/"):
+        run_chapters(names, this, int(os.environ.get("OMP_NUM_THREADS", cores())))
+    else:
+        run_job(names[0], this)
 
 # %% ../nbs/17_cli.ipynb #2e54ec48
 def joined(arguments: list[str]) -> list[str]:

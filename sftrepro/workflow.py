@@ -10,10 +10,11 @@ __all__ = ['FUNCTIONS', 'SCOPES', 'ENTRIES', 'BY_QUERIES', 'WHICH', 'PUBLISHED',
            'chapter_inputs', 'book_inputs', 'Inputs', 'Flow', 'flow', 'differences', 'in_words', 'sealed',
            'results_reasons', 'file_digest', 'chapter_reasons', 'book_reasons', 'reasons', 'plan', 'check_bases',
            'check_results', 'function_of', 'work', 'checkpoints', 'ends', 'make', 'damaged', 'checked', 'converted',
-           'JobFailed', 'noted_reads', 'execute', 'chapter_error', 'run_chapter', 'render', 'do']
+           'JobFailed', 'noted_reads', 'execute', 'chapter_error', 'run_chapter', 'serve', 'Copied', 'render', 'do']
 
 # %% ../nbs/15_workflow.ipynb #04a0f95d
 import ast
+import asyncio
 import importlib
 import json
 import os
@@ -22,11 +23,13 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
 import papermill
+from jupyter_client.provisioning import LocalProvisioner
 
 from . import store
 from sftrepro.profiles import (
@@ -684,6 +687,41 @@ def run_chapter(job: Job, this: Flow) -> None:
     failed.unlink(missing_ok=True)
     store.seal(job.output, this.inputs[job.name] | {"files": {store.shown(path): file_digest(path) for path in files}})
 
+# %% ../nbs/15_workflow.ipynb #6a41d90b
+def serve(arguments: list[str], environment: dict[str, str]) -> None:
+    "Be a kernel, until it is shut down or the process that started it ends."
+    from ipykernel.kernelapp import IPKernelApp
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(environment)
+    asyncio.set_event_loop(asyncio.new_event_loop())  # what was copied is at work in the other process
+    IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
+
+class Copied(LocalProvisioner):
+    "Starts a kernel as a copy of this process. Jupyter knows it as `copied`, from pyproject.toml."
+
+    async def launch_kernel(self, cmd: list[str], **options: Any) -> dict[str, object]:
+        "Start the kernel; of the command only what follows `python -m ipykernel_launcher` is used."
+        self.process = get_context("fork").Process(target=serve, args=(cmd[3:], options["env"]))
+        self.process.start()
+        return self.connection_info
+
+    async def poll(self) -> int | None:
+        "The kernel's exit code, None while it lives."
+        return self.process.exitcode if self.process else 0
+
+    async def wait(self) -> int | None:
+        "The kernel's exit code, once it has one."
+        while (code := await self.poll()) is None:
+            await asyncio.sleep(0.05)
+        self.process = None
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        "Send a signal to the kernel."
+        if self.process:
+            os.kill(self.process.pid, signum)
+
 # %% ../nbs/15_workflow.ipynb #5ee4638e
 def render(job: Job, this: Flow) -> None:
     "Render the book from its executed chapters."
@@ -692,12 +730,12 @@ def render(job: Job, this: Flow) -> None:
     note = job.output.with_name(f"{job.output.name}.json")
     store.write_json(note, book_inputs(job, this.profile, this.code))
 
-def do(name: str, profile: Profile) -> None:
+def do(name: str, this: Flow) -> None:
     "Do one job of a profile; two processes never do the same one."
-    this = flow(profile)
+    profile = this.profile.name
     if name not in this.jobs:
-        raise RequestError(f"job {name!r} is not one of profile {profile.name}. Jobs: sftrepro plan --profile {profile.name}")
+        raise RequestError(f"job {name!r} is not one of profile {profile}. Jobs: sftrepro plan --profile {profile}")
     job = this.jobs[name]
     action: Callable = {"chapter": run_chapter, "book": render}.get(job.kind, make)
-    with store.locked(store.store_root() / "locks" / profile.name / f"{name}.lock", name):
+    with store.locked(store.store_root() / "locks" / profile / f"{name}.lock", name):
         action(job, this)

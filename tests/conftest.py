@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sftrepro.profiles import ROOT
 
+settings.register_profile("sftrepro", deadline=None)  # a busy machine is no failure
+settings.load_profile("sftrepro")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=64 heads=2 kv_heads=1 mlp=128"
@@ -21,6 +24,11 @@ TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', (
        ("chosen = load_profile(profile)\n"
         "ids = [spec.run_id for spec in run_specs(chosen, tuple(runs))]\n"
         "read_results(chosen, ids).head(rows).height", ())]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    "Begin with the tests that take minutes, so that none of them is left to the end."
+    items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
 
 
 @pytest.fixture

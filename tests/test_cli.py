@@ -121,6 +121,19 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
     assert not (published.build / "failed/tiny/21_plain.ipynb").exists()
 
 
+def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: Repository) -> None:
+    published.edit("nbs/21_plain.ipynb", "from sftrepro.score", "import sys; print('sftrepro.score' in sys.modules); from sftrepro.score")
+    published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
+    line = refused(published, "book", *ONE, code=1)
+    assert line.startswith("chapter/20_toy failed: DeadKernelError: Kernel died")
+    executed = json.loads((published.build / "executed/tiny/21_plain.ipynb").read_text())
+    printed = [output["text"] for cell in executed["cells"] for output in cell.get("outputs", []) if output["output_type"] == "stream"]
+    assert printed == [["True\n"]]
+
+    published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
+    assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
+
+
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
     published.edit("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1")
     profile_line = published.python("from sftrepro import cli, workflow; from sftrepro.profiles import load_profile\n"
@@ -161,7 +174,7 @@ def recomputed_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository = Repository.new(tmp_path_factory.mktemp("recomputed") / "repository")
     repository.python("from sftrepro import workflow\nfrom sftrepro.profiles import load_profile\nprofile = load_profile('tiny')\n"
                       "for job in workflow.jobs(profile).values():\n"
-                      "    if job.kind not in ('chapter', 'book'): workflow.do(job.name, profile)")
+                      "    if job.kind not in ('chapter', 'book'): workflow.do(job.name, workflow.flow(profile))")
     return repository
 
 
@@ -248,28 +261,44 @@ def children(pid: int) -> list[int]:
     return [each for child in found for each in (child, *children(child))]
 
 
-def at_work(repository: Repository, process: subprocess.Popen) -> list[int]:
-    "Wait until a rebuild works on its first job; its processes."
-    while not list((repository.build / "logs").rglob("pretrain/*.log")):
+def at_work(folder: Path, process: subprocess.Popen, begun: str = "pretrain/*.log") -> list[int]:
+    "Wait until a file says that the work has begun; the processes of a rebuild or a book."
+    while not list(folder.rglob(begun)):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     return children(process.pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
-@pytest.mark.parametrize(("how", "line"), [
-    (signal.SIGINT, "interrupted. What is finished is kept: give the same command to go on"), (signal.SIGKILL, "")])
-def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository, how: int, line: str) -> None:
-    process = repository.start("rebuild", *ONE)
-    below = at_work(repository, process)
+def end(process: subprocess.Popen, below: list[int], how: int, line: str) -> None:
+    "End a command; what it started must end as well."
     assert below
     os.kill(process.pid, how)
     _, errors = process.communicate(timeout=60)
     assert errors.strip() == line and process.returncode == (1 if line else -signal.SIGKILL)
-    end = time.monotonic() + 30
-    while any(map(parent, map(str, below))) and time.monotonic() < end:
+    until = time.monotonic() + 30
+    while any(map(parent, map(str, below))) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(parent, map(str, below)))
+
+
+HOW = pytest.mark.parametrize(("how", "line"), [
+    (signal.SIGINT, "interrupted. What is finished is kept: give the same command to go on"), (signal.SIGKILL, "")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
+@HOW
+def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository, how: int, line: str) -> None:
+    process = repository.start("rebuild", *ONE)
+    end(process, at_work(repository.build, process), how, line)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
+@HOW
+def test_an_interrupted_book_leaves_no_kernel_behind(published: Repository, how: int, line: str) -> None:
+    begun = published.folder.resolve() / "begun"
+    published.edit("nbs/21_plain.ipynb", "boxed(r", f"import pathlib, time; pathlib.Path('{begun}').touch(); time.sleep(600); boxed(r")
+    process = published.start("book", *ONE)
+    end(process, at_work(published.folder, process, begun.name), how, line)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
@@ -283,7 +312,7 @@ def test_a_process_whose_starter_is_gone_before_it_looks_does_nothing(published:
 
 def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) -> None:
     process = repository.start("rebuild", *ONE)
-    at_work(repository, process)
+    at_work(repository.build, process)
     line = refused(repository, "rebuild", *ONE)
     assert line == (f"another build of tiny is at work already (process {process.pid}). "
                     f"Wait, or stop it: kill {process.pid}")
@@ -292,6 +321,7 @@ def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) ->
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap")
+@pytest.mark.minutes
 def test_a_full_disk_is_one_line(repository: Repository) -> None:
     repository.store.mkdir()
     box = ("bwrap", "--dev-bind", "/", "/", "--size", "100000", "--tmpfs", str(repository.store))

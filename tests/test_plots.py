@@ -3,6 +3,7 @@ import base64
 import json
 import re
 
+import altair as alt
 import polars as pl
 import pytest
 from hypothesis import given
@@ -20,12 +21,11 @@ finite = st.floats(-1e6, 1e6)
 
 
 def layers(picture: plots.Picture, panel: int) -> list[dict]:
-    return picture.panels[panel].to_dict()["layer"]
+    return picture.panels[panel]["layer"]
 
 
 def rows(picture: plots.Picture, panel: int) -> list[dict]:
-    chart = picture.panels[panel].to_dict()
-    return chart["datasets"][chart["layer"][-1]["data"]["name"]]
+    return picture.panels[panel]["datasets"]["rows"]
 
 
 @given(finite, finite, finite)
@@ -44,7 +44,7 @@ def test_what_is_unknown_is_neither_zero_nor_blank() -> None:
 
 def test_each_benchmark_gets_a_panel_of_its_own() -> None:
     picture = plots.trajectory(ESTIMATES, y="score (%)", titles={"order": "Order (GPQA-Diamond)"})
-    assert [panel.to_dict()["title"]["text"] for panel in picture.panels] == ["arithmetic", "Order (GPQA-Diamond)"]
+    assert [panel["title"]["text"] for panel in picture.panels] == ["arithmetic", "Order (GPQA-Diamond)"]
     assert {row["benchmark"] for row in rows(picture, 0)} == {"arithmetic"}
 
 
@@ -65,6 +65,12 @@ def test_a_published_series_of_our_name_stays_apart_from_ours() -> None:
     drawn = pl.DataFrame(rows(picture, 1))
     assert drawn.filter(key="Math-CoT")["step"].to_list() == [0, 5, 40]
     assert drawn.filter(key="Math-CoT (published)")["step"].to_list() == [0, 10]
+
+
+@pytest.mark.parametrize(("with_intervals", "bands"), [(True, 2), (False, 0)])
+def test_what_has_no_interval_gets_no_band(with_intervals: bool, bands: int) -> None:
+    shown = ESTIMATES if with_intervals else ESTIMATES.with_columns(low=None, high=None)
+    assert plots.drawing(plots.trajectory(shown, y="score (%)").panels[0]).count('opacity="0.16"') == bands
 
 
 def test_published_points_can_be_drawn_alone() -> None:
@@ -118,12 +124,12 @@ def test_a_specification_cannot_end_its_script_element() -> None:
     plots.points(ESTIMATES.filter(step=0), PUBLISHED, x="score (%)"), plots.points(ESTIMATES.filter(step=0), x="score (%)"),
     plots.histogram(plots.bins(pl.DataFrame({"series": ["a", "a", "b"], "value": [1, 9, 4]}), 2), 2, "tokens")])
 def test_every_kind_of_figure_keeps_to_the_schema(picture: plots.Picture) -> None:
-    for chart in picture.panels:
-        assert chart.to_dict(validate=True) == chart.to_dict(validate=False)
+    for panel in picture.panels:
+        assert alt.LayerChart.from_dict(panel).to_dict(validate=True)["layer"]
 
 
 def test_the_still_drawing_follows_the_page_in_light_and_dark() -> None:
-    drawn = plots.drawing(plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)").panels[1].to_dict())
+    drawn = plots.drawing(plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)").panels[1])
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', drawn)) - {"none", "transparent"}
     assert colours and all(colour.startswith("var(--sft-") for colour in colours), colours
 
@@ -148,7 +154,7 @@ def test_a_histogram_counts_every_value_once_and_answers_everywhere() -> None:
     for panel in (0, 1):
         _, reach = layers(picture, panel)
         assert reach["encoding"]["x"]["scale"] == {"padding": 0} and "y" not in reach["encoding"]
-        assert len(*picture.panels[panel].to_dict()["datasets"].values()) == 6
+        assert len(rows(picture, panel)) == 6
 
 
 def test_the_second_figure_of_a_name_has_an_address_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

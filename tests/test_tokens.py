@@ -342,7 +342,7 @@ from sftrepro.profiles import load_profile
 profile = load_profile("tiny")
 for name, job in workflow.jobs(profile).items():
     if job.kind in KINDS:
-        workflow.do(name, profile)
+        workflow.do(name, workflow.flow(profile))
 """
 WHY = """
 import json

@@ -219,12 +219,12 @@ def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: objec
 def test_a_damaged_folder_is_put_in_quarantine_and_made_again(own_store: Path) -> None:
     profile = load_profile("smoke")
     job = workflow.flow(profile).jobs["data/Math-CoT-seed1"]
-    workflow.do(job.name, profile)
+    workflow.do(job.name, workflow.flow(profile))
     good = (job.output / "data.parquet").read_bytes()
     (job.output / "data.parquet").write_bytes(good[:-1] + b"x")
     assert workflow.reasons(job, workflow.flow(profile)) == [
         "runs/smoke/data/Math-CoT-seed1/data.parquet: sha256 differs from its manifest"]
-    workflow.do(job.name, profile)
+    workflow.do(job.name, workflow.flow(profile))
     assert workflow.reasons(job, workflow.flow(profile)) == []
     assert (job.output / "data.parquet").read_bytes() == good
     assert [path.read_bytes()[-1:] for path in (own_store / "quarantine").rglob("data.parquet")] == [b"x"]
@@ -234,7 +234,7 @@ def test_a_job_does_not_start_from_something_damaged(own_store: Path) -> None:
     profile = load_profile("smoke")
     job = next(job for job in workflow.jobs(profile).values() if job.name.startswith("train/Nano_"))
     with pytest.raises(RequestError, match="runs/smoke/bases/nano is missing. Make it again: make rebuild PROFILE=smoke"):
-        workflow.do(job.name, profile)
+        workflow.do(job.name, workflow.flow(profile))
     assert not (own_store / "smoke").exists()
 
 
@@ -244,6 +244,7 @@ def results(repository: Repository) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(file).drop("seconds") for file in files])
 
 
+@pytest.mark.minutes
 def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(tmp_path: Path) -> None:
     whole, killed = (Repository.new(tmp_path / name / "repository") for name in ("whole", "killed"))
     began = time.monotonic()
