@@ -30,7 +30,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
@@ -157,7 +157,8 @@ def prepare(job: Job, this: Flow) -> None:
     "Import what a chapter needs and look up what it is made from, so that copies of this process need not."
     modules = {target.split(".")[0] for target in imports_of(read_chapter(chapters()[job.key]).tree).values()}
     for module in ("ipykernel.kernelapp", *(f"sftrepro.{name}" for name in sorted(modules))):
-        import_module(module)
+        with suppress(Exception):  # the chapter will say what is wrong with it
+            import_module(module)
     this.inputs[job.name]
     gc.freeze()  # or the collector of each copy would look through all of it, and make it the copy's own by doing so
 

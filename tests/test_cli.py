@@ -131,6 +131,11 @@ def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: R
     assert printed == [["True\n"]]
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
+    published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
+    published.edit("sftrepro/score.py", "import random", "import randomly")
+    line = refused(published, "book", *ONE, code=1)
+    assert line.startswith("chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'randomly'")
+    published.edit("sftrepro/score.py", "import randomly", "import random")
     assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
 
 
