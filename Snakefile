@@ -27,6 +27,6 @@ rule job:
     params:
         command=PLAN["command"],
         names=lambda wildcards: PLAN["jobs"][wildcards.job]["names"],
-    # What polars hands back to the system and asks for again costs up to a quarter of a chapter's time; so it keeps it.
-    shell: "export _RJEM_MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1; "
-           "export OMP_NUM_THREADS={threads} SFTREPRO_PARENT=$PPID; exec {params.command} {params.names:q}"
+        environment=lambda wildcards: PLAN["jobs"][wildcards.job]["environment"],
+    shell: "export {params.environment:q} OMP_NUM_THREADS={threads} SFTREPRO_PARENT=$PPID; "
+           "exec {params.command} {params.names:q}"

@@ -662,7 +662,7 @@ def execute(path: Path,                     # the notebook
     with store.atomic(target) as temporary, noted_reads(target.with_suffix(".reads")) as files, patch.dict(os.environ, QUIET):
         try:
             papermill.execute_notebook(path, temporary, parameters, cwd=ROOT, kernel_name="python3",
-                                       extra_arguments=["--IPKernelApp.log_level=40"])
+                                       progress_bar={"disable": False}, extra_arguments=["--IPKernelApp.log_level=40"])
         except papermill.PapermillExecutionError as error:
             failed.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(temporary, failed)

@@ -122,13 +122,13 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
 
 
 def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: Repository) -> None:
-    published.edit("nbs/21_plain.ipynb", "from sftrepro.score", "import sys; print('sftrepro.score' in sys.modules); from sftrepro.score")
+    published.edit("nbs/21_plain.ipynb", "from sftrepro.score", "import sys, tqdm; print('sftrepro.score' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.score")
     published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith("chapter/20_toy failed: DeadKernelError: Kernel died")
     executed = json.loads((published.build / "executed/tiny/21_plain.ipynb").read_text())
     printed = [output["text"] for cell in executed["cells"] for output in cell.get("outputs", []) if output["output_type"] == "stream"]
-    assert printed == [["True\n"]]
+    assert printed == [["True a b\n"]]
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
     published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
