@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['INK', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'ROWS', 'KNOWN', 'OURS', 'PUBLISHED', 'SHOWN', 'number',
            'estimate', 'Key', 'as_published', 'keys', 'together', 'Picture', 'panel', 'step_axis', 'styles',
-           'specification', 'marks', 'lines', 'trajectory', 'legend_of', 'intervals', 'points', 'bins', 'histogram',
-           'merged', 'wide', 'cell', 'kind', 'table', 'commit', 'span', 'provenance', 'drawing', 'swatch', 'embedded',
-           'charts', 'download', 'figure', 'show']
+           'specification', 'marks', 'with_intervals', 'lines', 'trajectory', 'legend_of', 'intervals', 'points',
+           'bins', 'histogram', 'merged', 'wide', 'cell', 'kind', 'table', 'commit', 'span', 'provenance', 'drawing',
+           'swatch', 'embedded', 'charts', 'download', 'figure', 'show']
 
 # %% ../nbs/14_plots.ipynb #cb2f7791
 import base64
@@ -156,14 +156,17 @@ def marks(frame: pl.DataFrame,  # from `together`; its columns decide what the t
 # %% ../nbs/14_plots.ipynb #04959400
 KNOWN = "isValid(datum.low) && isValid(datum.high)"  # rows with an interval
 
-def lines(look: dict[str, alt.Scale], x: alt.X, y: alt.Y) -> list[alt.Chart]:
+def with_intervals(frame: pl.DataFrame, shape: alt.Chart) -> list[alt.Chart]:
+    "The shape that draws intervals, where there are any."
+    return [shape.transform_filter(KNOWN)] if len(frame.drop_nulls(["low", "high"])) else []
+
+def lines(frame: pl.DataFrame, look: dict[str, alt.Scale], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     "The interval as a band and the estimate as a line."
     colour = alt.Color("key:N", scale=look["colour"], legend=None)
-    band = alt.Chart(ROWS).transform_filter(KNOWN).mark_area(opacity=0.16).encode(
-        x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
+    band = alt.Chart(ROWS).mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
     line = alt.Chart(ROWS).mark_line(strokeWidth=1.8).encode(
         x=x, y=y, color=colour, strokeDash=alt.StrokeDash("key:N", scale=look["dash"], legend=None))
-    return [band, line]
+    return [*with_intervals(frame, band), line]
 
 # %% ../nbs/14_plots.ipynb #11071079
 def trajectory(estimates: pl.DataFrame,                # benchmark, series, step, value, low, high, seeds, items
@@ -176,7 +179,7 @@ def trajectory(estimates: pl.DataFrame,                # benchmark, series, step
     legend, frame = legend_of(estimates, published), together(estimates, published, digits)
     look, axis = styles(legend), step_axis(frame["step"].to_list())
     value = alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
-    chart = specification(*lines(look, axis, value), marks(frame, look, ["key", "step"], axis, value))
+    chart = specification(*lines(frame, look, axis, value), marks(frame, look, ["key", "step"], axis, value))
     panels = [panel(chart, part, (titles or {}).get(benchmark, benchmark), y)
               for (benchmark,), part in frame.group_by("benchmark", maintain_order=True)]
     return Picture(tuple(panels), legend)
@@ -191,10 +194,10 @@ def legend_of(estimates: pl.DataFrame, published: pl.DataFrame | None) -> tuple[
 # %% ../nbs/14_plots.ipynb #80a4cbf0
 OURS, PUBLISHED = Key("ours", INK[0]), Key("published", GREY, "diamond", True)
 
-def intervals(y: alt.Y) -> alt.Chart:
+def intervals(frame: pl.DataFrame, y: alt.Y) -> list[alt.Chart]:
     "The interval of each row that has one, as a bar."
-    return alt.Chart(ROWS).transform_filter(KNOWN).mark_rule(strokeWidth=2.2, opacity=0.55, stroke=OURS.colour).encode(
-        x=alt.X("low:Q", title=None), x2="high:Q", y=y)
+    return with_intervals(frame, alt.Chart(ROWS).mark_rule(strokeWidth=2.2, opacity=0.55, stroke=OURS.colour).encode(
+        x=alt.X("low:Q", title=None), x2="high:Q", y=y))
 
 # %% ../nbs/14_plots.ipynb #268e7876
 def points(estimates: pl.DataFrame,                # benchmark, series, value, low, high, seeds, items; one row each
@@ -209,7 +212,7 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
     order = frame["series"].unique(maintain_order=True).to_list()
     row = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
     value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5, domain=False, ticks=False))
-    chart = specification(intervals(row), marks(frame, look, ["key"], value, row))
+    chart = specification(*intervals(frame, row), marks(frame, look, ["key"], value, row))
     panels = [panel(chart, part, (titles or {}).get(benchmark, benchmark), x, 34 + 26 * part["series"].n_unique())
               for (benchmark,), part in frame.group_by("benchmark", maintain_order=True)]
     both = published is not None and len(published) and len(estimates)

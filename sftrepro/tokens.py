@@ -22,11 +22,12 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 # %% ../nbs/53_tokens.ipynb #552cd1b3
 from . import plots, store
-from .claims import judge
+from .claims import Verdict, judge
 from .data import QUERIES, RECIPES, SPARE, Knobs, Order, data_set, dice, pool, select
 from .evaluate import identity
 from .generate import batches
 from .profiles import Profile, RequestError, digest, run_specs, variants
+from .report import ONE_SEED_LESS, outcome, without_each_seed
 from .sft import IGNORED, PIECE, collator, load_weights, tokenise
 from .stats import Pair, contrasts, estimates
 from .world import draw, world_of
@@ -382,23 +383,22 @@ def show_shares(rows: pl.DataFrame, scale: Profile) -> None:
                plots.provenance(rows), found, "shares")
 
 # %% ../nbs/53_tokens.ipynb #d4c0e7e9
-def elsewhere(id: str, runs: Sequence[str], scale: Profile) -> pl.DataFrame:  # condition, verdict, tests
-    "The verdict on a claim about tokens in each variant of a profile."
-    return pl.DataFrame([{"condition": variant.description, **under(id, runs, variant)} for variant in variants(scale)])
+def elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, scale: Profile) -> pl.DataFrame:  # condition, verdict, tests
+    "The verdict on a claim about tokens with one seed less, and in each variant of a profile."
+    found = {ONE_SEED_LESS: without_each_seed(id, rows, scale)}
+    found |= {variant.description: under(id, runs, variant) for variant in variants(scale)}
+    return pl.DataFrame([{"condition": said, **outcome(verdicts)} for said, verdicts in found.items()])
 
-def under(id: str, runs: Sequence[str], variant: Profile) -> dict[str, str]:
-    "The verdict in one variant."
+def under(id: str, runs: Sequence[str], variant: Profile) -> list[Verdict]:
+    "The verdict in one variant; empty if that has not made the runs."
     made = [spec for spec in run_specs(variant) if spec.paper_run in set(runs) & set(variant.traced)]
     complete = {spec.paper_run for spec in made} >= set(runs) and store.published(
         variant, [spec.run_id for spec in made], store.tokens_file)
-    if not complete:
-        return {"verdict": "not run", "tests": ""}
-    verdict = judge(id, token_results(variant, runs), variant)
-    return {"verdict": verdict.word, "tests": "; ".join(f"{test}: {found}" for test, found in verdict.tests.items())}
+    return [judge(id, token_results(variant, runs), variant)] if complete else []
 
 # %% ../nbs/53_tokens.ipynb #39ef5bf2
 def show_elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, scale: Profile) -> None:
-    "What becomes of a verdict in the variants of a profile; nothing where it has none."
-    if len(found := elsewhere(id, runs, scale)):
-        plots.show(plots.table(found), f"{id}: the same criterion under conditions that ought not to matter.", plots.provenance(rows),
-                   found, f"robustness-{id.lower()}")
+    "What becomes of a verdict under other conditions."
+    found = elsewhere(id, runs, rows, scale)
+    plots.show(plots.table(found), f"{id}: the same criterion under conditions that ought not to matter.", plots.provenance(rows),
+               found, f"robustness-{id.lower()}")

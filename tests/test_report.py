@@ -125,8 +125,22 @@ def test_a_verdict_without_unfinished_responses_is_another_row(monkeypatch):
     found = imagined({"arithmetic": law, "order": law, "program": law}, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
     half = found.with_columns(finished=(pl.col("step") != 5) | (pl.col("score") == 1))
     rows = robustness("C2", half, MICRO)
-    assert rows["condition"].to_list() == ["as the criterion says", "finished responses only"]
+    assert rows["condition"].to_list() == ["as the criterion says", "finished responses only", "without one of the seeds, each in turn"]
     assert rows["verdict"][0] == "reproduced"
+
+
+def test_a_word_that_hangs_on_one_seed_is_another_without_it(monkeypatch):
+    monkeypatch.setattr(report, "variants", lambda scale: [])
+
+    def all_three(law):
+        return imagined(dict.fromkeys(("arithmetic", "order", "program"), law), steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
+    dipping = all_three([0.5, 0.2, 0.3, 0.6, 0.7])
+    mixed = pl.concat([dipping.filter(pl.col("seed") < 3), all_three([0.5] * 5).filter(pl.col("seed") == 3)])
+    words = [verdict.word for verdict in report.without_each_seed("C2", mixed, MICRO)]
+    assert len(words) == 3 and words[2] == "reproduced" and "reproduced" not in words[:2]
+    assert robustness("C2", mixed, MICRO)["verdict"][2] == f"{words[0]} or reproduced" and words[0] == words[1]
+    assert robustness("C2", dipping, MICRO)["verdict"].to_list() == ["reproduced"] * 3
+    assert report.without_each_seed("C2", dipping.filter(pl.col("seed") < 2), MICRO) == []
 
 
 def test_a_published_table_keeps_its_rows_apart_from_ours(monkeypatch):
