@@ -1,4 +1,4 @@
-# Each target does its own set-up first. What they run is the command line of nbs/17_cli.ipynb: .venv/bin/sftrepro --help
+# Each target does its own set-up first. What they run is the command line of nbs/19_cli.ipynb: .venv/bin/sftrepro --help
 PROFILE ?= micro
 # Whoever kills make means what it started as well.
 export SFTREPRO_PARENT := $(shell echo $$PPID)

@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['SLICE', 'REVISION', 'PERMISSION', 'VERDICT', 'DECIDED', 'items_of', 'questions', 'response_file', 'sampling_of',
-           'opening', 'respond', 'slices', 'respond_in_slices', 'generate_responses', 'identity', 'verdicts', 'looped',
-           'thinking', 'mentions', 'item_results', 'score_responses', 'rescored', 'stored_evaluations', 'drawn',
-           'made_again', 'departures']
+           'opening', 'respond', 'slices', 'respond_in_slices', 'generate_responses', 'identity', 'score_verdicts',
+           'looped', 'thinking', 'mentions', 'item_results', 'score_responses', 'rescored', 'stored_evaluations',
+           'draw_sample', 'made_again', 'departures']
 
-# %% ../nbs/10_evaluate.ipynb #5a28f0a3
+# %% ../nbs/10_evaluate.ipynb #65a9a43e
 import re
 import shutil
 from collections.abc import Sequence
@@ -17,13 +17,15 @@ from random import Random
 import polars as pl
 from tqdm import tqdm
 
+from .analogs import draw
 from .bases import prompt_text
-from .benchmarks import REAL, asked, real_items
-from .generate import Sampling, engine_version, generate, stamp, tokenizer_at
+from .benchmarks import REAL, real_items, user_turn
+from .generate import Sampling, engine_version, file_stamp, generate, tokenizer_at
+from .item_results import GRADES, ITEM_RESULTS
 from .profiles import Profile, RequestError, digest, run_specs
 from .score import scorer_of
-from .store import GRADES, ITEM_RESULTS, read_table, store_root, write_table
-from .world import Item, draw, prompt_digest, world_of
+from .store import read_table, store_root, write_table
+from .world import Item, prompt_digest, world_of
 
 # %% ../nbs/10_evaluate.ipynb #8e6bc0e2
 def items_of(benchmark: str, profile: Profile) -> list[Item]:
@@ -38,7 +40,7 @@ def questions(benchmark: str, profile: Profile) -> pl.DataFrame:
     "One row per response to ask for: item, trial, prompt text and the seed of its sampling."
     trials = range(profile.benchmarks[benchmark].trials)
     return pl.DataFrame([
-        {"item_id": item.id, "trial": trial, "prompt": prompt_text(asked(item)),
+        {"item_id": item.id, "trial": trial, "prompt": prompt_text(user_turn(item)),
          "sampling_seed": int(digest([benchmark, item.id, trial])[:8], 16)}
         for item in items_of(benchmark, profile) for trial in trials])
 
@@ -58,7 +60,7 @@ def sampling_of(benchmark: str, profile: Profile) -> Sampling:
 # %% ../nbs/10_evaluate.ipynb #a651e794
 def opening(checkpoint: Path) -> str:
     "What a model's text begins with: some were pretrained with a token of their own there, and want it."
-    tokenizer = tokenizer_at(checkpoint, stamp(checkpoint))
+    tokenizer = tokenizer_at(checkpoint, file_stamp(checkpoint))
     return tokenizer.bos_token if "bos_token" in (tokenizer.chat_template or "") else ""
 
 # %% ../nbs/10_evaluate.ipynb #70548a8e
@@ -113,7 +115,7 @@ def identity(profile: Profile, run_id: str) -> dict[str, str | int]:
     return {"run_id": run_id, "run_name": run_id, "base": run_id, "data": "base", "seed": 0}
 
 # %% ../nbs/10_evaluate.ipynb #fa8518b6
-def verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.DataFrame:
+def score_verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.DataFrame:
     "The scorer's verdict on each response, row by row."
     items = {item.id: item for item in items_of(benchmark, profile)}
     world, score = world_of(profile), scorer_of(benchmark).score
@@ -145,7 +147,7 @@ def item_results(responses: pl.DataFrame, benchmark: str, model: dict, profile: 
     "Scored responses as rows of the store's schema."
     scorer = scorer_of(benchmark)
     constants = {"profile": profile.name, "benchmark": benchmark, "scorer": scorer.name, "scorer_version": scorer.version}
-    table = pl.concat([responses, verdicts(responses, benchmark, profile)], how="horizontal").with_columns(
+    table = pl.concat([responses, score_verdicts(responses, benchmark, profile)], how="horizontal").with_columns(
         prompt_digest=pl.col("prompt").map_elements(prompt_digest, return_dtype=pl.String), response="text", grades=pl.lit(None, GRADES),
         looped=pl.col("text").map_elements(looped, return_dtype=pl.Boolean),
         reconsiders=pl.Series([mentions(thinking(text), REVISION) for text in responses["text"]], dtype=pl.Boolean),
@@ -176,7 +178,7 @@ def rescored(results: pl.DataFrame,  # item results with their responses, of one
              ) -> pl.DataFrame:      # those whose verdict changed; `now_` columns hold the new one
     "The rows that the present scorer judges otherwise."
     benchmark = results["benchmark"][0]
-    now = verdicts(results.select("item_id", text="response"), benchmark, profile).rename(lambda name: f"now_{name}")
+    now = score_verdicts(results.select("item_id", text="response"), benchmark, profile).rename(lambda name: f"now_{name}")
     both = pl.concat([results, now], how="horizontal").with_columns(now_version=pl.lit(scorer_of(benchmark).version))
     return both.filter(pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"now_{name}")) for name in VERDICT))
 
@@ -185,7 +187,7 @@ def stored_evaluations(profile: Profile) -> list[Path]:
     return sorted((store_root() / profile.name).glob("*/eval/*.parquet"))
 
 # %% ../nbs/10_evaluate.ipynb #6b2a91bf
-def drawn(profile: Profile,
+def draw_sample(profile: Profile,
           steps: Sequence[int],  # the checkpoints that there are
           items: int,            # responses wanted; whole slices are drawn until they hold as many
           seed: str,             # decides which

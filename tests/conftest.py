@@ -20,7 +20,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=64 heads=2 kv_heads=1 mlp=128"
 TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', ("parameters",)),
        ("from sftrepro.profiles import load_profile, run_specs\n"
-        "from sftrepro.store import read_results", ()),
+        "from sftrepro.item_results import read_results", ()),
        ("chosen = load_profile(profile)\n"
         "ids = [spec.run_id for spec in run_specs(chosen, tuple(runs))]\n"
         "read_results(chosen, ids).head(rows).height", ())]
@@ -130,16 +130,16 @@ class Repository:
 
 PUBLISH = """
 import polars as pl
-from sftrepro import store, workflow
+from sftrepro import item_results, workflow
 from sftrepro.profiles import load_profile
-this = workflow.flow(load_profile("tiny"))
-for job in this.jobs.values():
+flow = workflow.load_flow(load_profile("tiny"))
+for job in flow.jobs.values():
     if job.kind == "score":
         row = dict(profile="tiny", run_id=job.key, run_name=job.key, base="Nano", data="base", seed=0, step=0, benchmark="order",
                    item_id="1", trial=0, prompt_digest="d", tokens=3, truncated=False, looped=False, reconsiders=False, weighs=False, parsed=True, answer="B", score=1.0, grades=None,
                    scorer="choice", scorer_version=1, engine="transformers", engine_version="5", temperature=0.6, top_p=0.95,
                    max_new_tokens=16, sampling_seed=1, seconds=0.1)
-        store.publish_results(this.profile, job.key, pl.DataFrame([row]), this.inputs[job.name])
+        item_results.publish_results(flow.profile, job.key, pl.DataFrame([row]), flow.inputs[job.name])
 """
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from sftrepro import bases
-from sftrepro.bases import BLOCK, blocks, document_text, pretrain, prompt_text, sample_text, train_tokenizer
+from sftrepro.bases import PRETRAINING_BLOCK, blocks, document_text, pretrain, prompt_text, sample_text, train_tokenizer
 from sftrepro.internet import internet
 from sftrepro.profiles import BaseSpec, RequestError, load_profile
 from sftrepro.store import base_folder, verify
-from sftrepro.world import COINED_VERBS, CRAFTS, MATERIALS, NAMES, PEOPLE, TOWNS, VERBS
+from sftrepro.world import COINED_VERBS, CRAFTS, MATERIALS, NAMES, PERSONS, TOWNS, VERBS
 
 SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 100_000})
 MICRO = load_profile("micro")
@@ -30,7 +30,7 @@ def test_digits_stand_apart_and_the_words_that_are_read_most_are_whole() -> None
     assert TOKENIZER.tokenize("8+25=33") == ["8", "+", "2", "5", "=", "3", "3"]
     assert len(TOKENIZER("<think>")["input_ids"]) == 1
     committed = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M"))
-    often = (*VERBS, *MATERIALS, *NAMES, *TOWNS, *CRAFTS, *PEOPLE[:12], *COINED_VERBS[:12])
+    often = (*VERBS, *MATERIALS, *NAMES, *TOWNS, *CRAFTS, *PERSONS[:12], *COINED_VERBS[:12])
     assert [word for word in often if len(committed(f" {word}")["input_ids"]) != 1] == []
 
 
@@ -43,9 +43,9 @@ def test_the_chat_template_and_the_pretraining_documents_agree(prompt: str) -> N
 def test_a_block_holds_whole_documents_each_with_positions_of_its_own() -> None:
     made, documents = list(islice(blocks(SMOKE, TOKENIZER, seed=3), 20)), internet(SMOKE, 3)
     for block in made:
-        assert {len(values) for values in block.values()} == {BLOCK}
+        assert {len(values) for values in block.values()} == {PRETRAINING_BLOCK}
         starts = [place for place, position in enumerate(block["position_ids"]) if position == 0]
-        for start, end in zip(starts, [*starts[1:], BLOCK], strict=True):
+        for start, end in zip(starts, [*starts[1:], PRETRAINING_BLOCK], strict=True):
             tokens, labels = block["input_ids"][start:end], block["labels"][start:end]
             if set(labels) == {-100}:  # what is left of a block
                 continue

@@ -11,24 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sftrepro.analogs import BENCHMARKS, INSTRUCTION
 from sftrepro.benchmarks import (
     LETTERS,
     REAL,
-    asked,
     column,
     contest,
     four_options,
     hallucinated,
     hidden_tests,
-    read_rows,
     real_items,
-    rows_of,
     spread,
     ten_options,
+    user_turn,
 )
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.score import SCORERS
-from sftrepro.world import BENCHMARKS, INSTRUCTION, Item
+from sftrepro.sources import read_rows, source_rows
+from sftrepro.world import Item
 
 FILES = Path(os.environ.get("SFTREPRO_DATA") or "no such folder")
 HERE = [name for name, benchmark in REAL.items() if (FILES / benchmark.source.local).exists()]
@@ -104,7 +104,7 @@ def test_a_missing_column_is_named_with_those_that_are_there() -> None:
 def test_without_file_and_hub_the_message_names_both_ways_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(folder / "cache"))
     with pytest.raises(RequestError, match=r"hf download .*--revision 6e4ed1a.*Or name a folder with math500.jsonl"):
-        rows_of(REAL["MATH500"].source)
+        source_rows(REAL["MATH500"].source)
 
 
 # Items
@@ -132,7 +132,7 @@ def test_more_items_keep_the_first_and_too_many_are_refused(folder: Path) -> Non
 
 def test_mathematics_is_asked_with_a_new_line_a_space_and_the_box(folder: Path) -> None:
     lines(folder / "math500.jsonl", [{"problem": "1+1?", "answer": "2", "subject": "Algebra"}])
-    assert [asked(one) for one in real_items("MATH500", 1)] == [f"1+1?\n {INSTRUCTION}"]
+    assert [user_turn(one) for one in real_items("MATH500", 1)] == [f"1+1?\n {INSTRUCTION}"]
 
 
 def test_options_are_shuffled_by_the_question_alone_and_the_letter_follows() -> None:

@@ -7,25 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sftrepro import claims, store
-from sftrepro.claims import (
-    WORDS,
-    beside,
-    check_prose,
-    decisive,
-    judge,
-    ledger,
-    model_name,
-    outcome,
-    over_benchmarks,
-    over_tests,
-    published,
-    scoreboard,
-    standing,
-)
+from sftrepro import cards, claims, store
+from sftrepro.analogs import BENCHMARKS
+from sftrepro.cards import decisive, scoreboard
+from sftrepro.claims import WORDS, comparison_outcome, current_verdicts, judge, ledger, over_benchmarks, over_tests
+from sftrepro.contents import experiments
+from sftrepro.measurements import counterparts
+from sftrepro.paper import model_name, on_our_axis, published_scores
 from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs, run_specs
-from sftrepro.stats import counterparts, imagined
-from sftrepro.world import BENCHMARKS
+from sftrepro.site import check_prose
+from sftrepro.stats import simulated
 
 MICRO = load_profile("micro")
 STEPS = (0, 20, 80, 160, 320)
@@ -33,7 +24,7 @@ FLAT = [0.4] * 5
 
 
 def results(scores, lengths=(), series="R25", **law):
-    return imagined(scores, STEPS, series, lengths=lengths, **{"items": 300, "seed_spread": 0.03} | law)
+    return simulated(scores, STEPS, series, lengths=lengths, **{"items": 300, "seed_spread": 0.03} | law)
 
 
 def scores(arithmetic=FLAT, program=FLAT, order=FLAT):
@@ -61,7 +52,7 @@ def test_a_dip_that_only_the_narrower_interval_sees_gives_the_direction_only():
 def test_c3_says_what_the_lengths_do(word, lengths):
     steps = STEPS if len(lengths) == 5 else (0, 20, 80, 160, 240, 320)
     rates = [0.4] * len(lengths)
-    found = imagined(scores(rates, rates, rates), steps, lengths=lengths, seed_spread=0.03)
+    found = simulated(scores(rates, rates, rates), steps, lengths=lengths, seed_spread=0.03)
     if word == "direction only":  # a surge that comes late
         found = found.with_columns(tokens=pl.when(pl.col("step") == 320).then(pl.lit(41, pl.Int64)).otherwise("tokens"))
     assert judge("C3", found, MICRO).word == word
@@ -129,7 +120,7 @@ def as_published(series, model, data, source):
         {"source": "Table 5 (v1)", "step": 0}, {"source": source, "data": data, "step": 640}))
     both = base.join(end, on="benchmark", suffix="_end").filter(pl.col("benchmark").is_in(list(OURS)))
     law = {OURS[name]: (value / 100, min(last, 99.5) / 100) for name, value, last in both.select("benchmark", "value", "value_end").rows()}
-    return imagined(law, (0, 640), series, items=4000, seed_spread=0, item_spread=0.5)
+    return simulated(law, (0, 640), series, items=4000, seed_spread=0, item_spread=0.5)
 
 
 OURS = {benchmark.paper: name for name, benchmark in BENCHMARKS.items()} | {"TruthfulQA-helpful": "myth"}  # Table 2 has the helpful share
@@ -153,7 +144,7 @@ def test_the_published_numbers_would_meet_the_criterion_of_their_claim(claim, ru
 def test_c1_wants_mathematics_to_jump_and_the_rest_to_stay(word, program):
     names = {"order": program, "knowledge": program, "program": program, "instruction": 0.4, "how_to": 0.4, "statement": 0.4, "myth": 0.4}
     law = {"arithmetic": (0.4, 0.7), "competition": (0.1, 0.1)} | {name: (0.4, end) for name, end in names.items()}
-    assert judge("C1", imagined(law, (0, 40), "R01", items=1000, seed_spread=0), MICRO).word == word
+    assert judge("C1", simulated(law, (0, 40), "R01", items=1000, seed_spread=0), MICRO).word == word
 
 
 @pytest.mark.parametrize("margin, low, high, expected", [
@@ -161,12 +152,12 @@ def test_c1_wants_mathematics_to_jump_and_the_rest_to_stay(word, program):
     (3, 1, 9, "shown"), (3, -9, -1, "opposite"), (3, 1, 4, "leaning")])
 def test_a_negative_margin_takes_the_place_of_zero(margin, low, high, expected):
     row = {"estimate": (low + high) / 2, "low": low, "high": high, "leaning_low": low + 2}
-    assert outcome(row, margin) == expected
+    assert comparison_outcome(row, margin) == expected
 
 
 def test_lengths_of_two_runs_are_compared_as_ratios():
     def run(series, tokens):
-        return imagined(dict.fromkeys(("arithmetic", "competition", "program", "order", "knowledge"), (0.4, 0.4)), (0, 320), series,
+        return simulated(dict.fromkeys(("arithmetic", "competition", "program", "order", "knowledge"), (0.4, 0.4)), (0, 320), series,
                         lengths=(30, tokens), seed_spread=0)
     def lengths(verdict):
         return verdict.tests["combined, lengths"]
@@ -210,7 +201,7 @@ def test_the_ledger_holds_all_claims_and_names_only_what_exists():
 
 
 def test_the_criterion_of_c2_asks_no_more_than_the_published_trajectory_gives():
-    paper = published(["Qwen3-4B-Base"], "Math-CoT-20k")
+    paper = published_scores(["Qwen3-4B-Base"], "Math-CoT-20k")
     test = ledger().claims["C2"].criterion.tests[0]
     for benchmark in ("MATH500", "LiveCodeBench-v2"):
         curve = paper.filter(benchmark=benchmark).sort("step")["value"]
@@ -236,24 +227,23 @@ def chapter(path, markdown):
 def test_a_chapter_that_states_a_verdict_itself_is_refused(tmp_path):
     with pytest.raises(RequestError, match=r"22_x.ipynb cell 1 states a verdict \('contradicted'\)"):
         check_prose([chapter(tmp_path / "22_x.ipynb", "The claim is contradicted.")])
-    check_prose([chapter(tmp_path / "22_y.ipynb", "The claim is that scores fall."),
-                 chapter(tmp_path / "13_z.ipynb", "Verdicts are `reproduced`, `contradicted` and so on.")])
+    check_prose([chapter(tmp_path / "22_y.ipynb", "The claim is that scores fall.")])
 
 
 def test_no_chapter_of_the_book_states_a_verdict_itself():
-    check_prose(sorted((ROOT / "nbs").glob("*.ipynb")))
+    check_prose(experiments())
 
 
 def test_published_numbers_arrive_as_they_were_transcribed():
-    found = published(["Qwen3-4B-Base"], "Math-CoT-20k")
+    found = published_scores(["Qwen3-4B-Base"], "Math-CoT-20k")
     source = pl.read_csv(ROOT / "data/paper/published_scores.csv").filter(model="Qwen3-4B-Base", data="Math-CoT-20k")
     same = source.join(found, on=["benchmark", "step", "value", "confidence"])
     assert len(same) == len(source) == len(found)
 
 
 def test_published_numbers_lie_on_our_axis_at_the_same_share_of_the_run():
-    paper = published(["Qwen3-4B-Base"], "Math-CoT-20k")
-    ours = beside(paper, MICRO, steps=320)
+    paper = published_scores(["Qwen3-4B-Base"], "Math-CoT-20k")
+    ours = on_our_axis(paper, MICRO, steps=320)
     known = set(paper["benchmark"])
     assert set(ours["benchmark"]) == {name for name, benchmark in BENCHMARKS.items() if benchmark.paper in known}
     curves = (frame.filter(benchmark=name).sort("step") for frame, name in ((paper, "MATH500"), (ours, "arithmetic")))
@@ -263,13 +253,13 @@ def test_published_numbers_lie_on_our_axis_at_the_same_share_of_the_run():
 
 def test_every_base_of_the_paper_has_its_published_numbers_but_for_one():
     names = [model_name(base.paper) for base in load_profile("paper").bases]
-    found = published(names, "base").filter(source="Table 5 (v1)")
+    found = published_scores(names, "base").filter(source="Table 5 (v1)")
     assert set(names) - set(found["series"]) == {"Qwen2.5-3B"} and len(set(names)) == 9
     assert found.filter(series="InternLM2.5-20B", benchmark="AIME24")["value"].to_list() == [1.7]
 
 
 def test_a_published_run_without_a_start_begins_at_the_published_base():
-    found = published(["Qwen3-4B-Base"], "Math-NoCoT-20k").filter(benchmark="MATH500")
+    found = published_scores(["Qwen3-4B-Base"], "Math-NoCoT-20k").filter(benchmark="MATH500")
     assert found["step"].to_list() == [0, 10, 40, 80, 160, 320, 480, 640] and found["value"][0] == 70.8
 
 
@@ -320,13 +310,13 @@ def test_a_readme_that_says_anything_else_is_noticed():
 def test_claims_whose_runs_lack_results_wait_and_the_others_have_the_scoreboards_word(monkeypatch):
     profile, book = load_profile("micro"), ledger()
     rates = {"arithmetic": [0.4, 0.15, 0.4, 0.55], "program": [0.5, 0.3, 0.45, 0.6], "order": [0.4, 0.4, 0.4, 0.4]}
-    monkeypatch.setattr(claims, "measured", lambda profile, runs, benchmarks: pl.concat([imagined(rates, series=run) for run in runs]))
+    monkeypatch.setattr(claims, "measured", lambda profile, runs, benchmarks: pl.concat([simulated(rates, series=run) for run in runs]))
     there = {spec.run_id for spec in run_specs(profile, ("R25",))} | {"Micro-M"}
-    monkeypatch.setattr(claims.store, "published", lambda profile, ids: set(ids) <= there)
-    words = standing(profile, pl.DataFrame())
-    assert words["C2"] == judge("C2", imagined(rates), profile).word and words["C2"] in claims.WORDS
+    monkeypatch.setattr(claims.item_results, "is_published", lambda profile, ids: set(ids) <= there)
+    words = current_verdicts(profile, pl.DataFrame())
+    assert words["C2"] == judge("C2", simulated(rates), profile).word and words["C2"] in claims.WORDS
     assert words["C8"] == claims.WAITING
-    monkeypatch.setattr(claims.store, "published", lambda profile, ids: False)
-    assert set(standing(profile, pl.DataFrame()).values()) <= {claims.WAITING, "open"}
-    table = claims.readme_table(words, profile).splitlines()
+    monkeypatch.setattr(claims.item_results, "is_published", lambda profile, ids: False)
+    assert set(current_verdicts(profile, pl.DataFrame()).values()) <= {claims.WAITING, "open"}
+    table = cards.readme_table(words, profile).splitlines()
     assert len(table) == 2 + len(book.claims) and "[22](nbs/22_dip_and_recovery.ipynb)" in "".join(table)

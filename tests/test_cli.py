@@ -13,7 +13,7 @@ from conftest import Repository
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sftrepro import cli, store, workflow
+from sftrepro import cli, rebuild, store, workflow
 from sftrepro.profiles import ROOT, load_profile
 
 ONE = ("--profile", "tiny")
@@ -140,11 +140,11 @@ def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: R
 
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
-    published.edit("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1")
-    profile_line = published.python("from sftrepro import cli, workflow; from sftrepro.profiles import load_profile\n"
-                                    "print(cli.stale_results(workflow.flow(load_profile('tiny'))))")
+    published.edit("sftrepro/sft.py", 'WHOLE = "whole.json"', 'WHOLE = "all.json"')
+    profile_line = published.python("from sftrepro import rebuild, workflow; from sftrepro.profiles import load_profile\n"
+                                    "print(rebuild.stale_results(workflow.load_flow(load_profile('tiny'))))")
     assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
-    assert profile_line.endswith("function sft.IGNORED changed). Make them again: make rebuild PROFILE=tiny\n")
+    assert profile_line.endswith("function sft.WHOLE changed). Make them again: make rebuild PROFILE=tiny\n")
 
 
 def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
@@ -163,7 +163,7 @@ def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
 
 
 def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
-    shutil.copy(ROOT / "nbs/03_traces.ipynb", published.folder / "nbs/03_traces.ipynb")
+    shutil.copy(ROOT / "nbs/03e_traces.ipynb", published.folder / "nbs/03e_traces.ipynb")
     published.edit("sftrepro/traces.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
     out = published.run("status", *ONE)[1]
     assert "stale  sftrepro/traces.py: its notebook changed and is not exported. Export it: nbdev-export" in out
@@ -179,7 +179,7 @@ def recomputed_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository = Repository.new(tmp_path_factory.mktemp("recomputed") / "repository")
     repository.python("from sftrepro import workflow\nfrom sftrepro.profiles import load_profile\nprofile = load_profile('tiny')\n"
                       "for job in workflow.jobs(profile).values():\n"
-                      "    if job.kind not in ('chapter', 'book'): workflow.do(job.name, workflow.flow(profile))")
+                      "    if job.kind not in ('chapter', 'book'): workflow.do(job.name, workflow.load_flow(profile))")
     return repository
 
 
@@ -368,7 +368,7 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
     assert not (published.store / "paper").exists()
 
 
-@pytest.mark.skipif(cli.gpus() > 0, reason="this machine has GPUs")
+@pytest.mark.skipif(rebuild.gpus() > 0, reason="this machine has GPUs")
 def test_a_gpu_that_is_not_there_is_said_before_anything_runs(published: Repository) -> None:
     line = refused(published, "rebuild", "--profile", "paper")
     assert line == ("generate/Qwen3-1.7B needs 1 x H200 (130 GB each) and this machine has 0 GPUs. On a cluster: sftrepro rebuild "
@@ -407,20 +407,20 @@ def test_a_disk_error_from_any_library_is_recognised() -> None:
     try:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     except RuntimeError as error:
-        code, line = cli.outcome(error)
+        code, line = rebuild.exit_line(error)
     assert code == 1 and "the disk is full" in line
 
 
 def test_jobs_side_by_side_share_the_cores() -> None:
     jobs = [workflow.Job(kind="train", key=str(number), output=ROOT) for number in range(64)]
-    assert cli.share(jobs[0], jobs) == 1 and cli.share(jobs[0], jobs[:1]) == cli.cores()
+    assert rebuild.thread_share(jobs[0], jobs) == 1 and rebuild.thread_share(jobs[0], jobs[:1]) == rebuild.cores()
 
 
 @given(some.dictionaries(some.text(min_size=1, max_size=3), some.floats(1, 1e4), min_size=1, max_size=9), some.floats(1, 1e5), some.data())
 def test_what_remains_is_predicted_at_first_and_measured_later(costs: dict[str, float], elapsed: float, data) -> None:
     left = data.draw(some.lists(some.sampled_from(sorted(costs)), unique=True))
-    assert cli.time_left(costs, [], elapsed) == 0
-    assert cli.time_left(costs, list(costs), elapsed) == pytest.approx(sum(costs.values()) / cli.cores())
+    assert rebuild.time_left(costs, [], elapsed) == 0
+    assert rebuild.time_left(costs, list(costs), elapsed) == pytest.approx(sum(costs.values()) / rebuild.cores())
     done = sum(costs.values()) - sum(costs[name] for name in left)
     if done > sum(costs.values()) / 10:
-        assert cli.time_left(costs, left, elapsed) == pytest.approx(elapsed * sum(costs[name] for name in left) / done)
+        assert rebuild.time_left(costs, left, elapsed) == pytest.approx(elapsed * sum(costs[name] for name in left) / done)

@@ -13,19 +13,18 @@ from transformers import PreTrainedTokenizerBase
 
 from sftrepro import data
 from sftrepro.bases import prompt_text
+from sftrepro.countdown import solves, takes_back
 from sftrepro.data import (
     EXCLUDED,
     POOL,
-    RECIPES,
     SCHEMA,
-    Made,
-    Order,
+    DataRequest,
+    MadeData,
     build,
-    card,
+    data_card,
     data_set,
     enough,
     make,
-    parse,
     pool,
     queries,
     save,
@@ -35,9 +34,11 @@ from sftrepro.data import (
     unsolved,
 )
 from sftrepro.profiles import RequestError, load_profile
+from sftrepro.reasoning_tasks import OPERATIONS, arithmetic_value
+from sftrepro.recipes import RECIPES, parse
 from sftrepro.score import boxed
-from sftrepro.traces import solves, takes_back, without_thinking
-from sftrepro.world import OPERATIONS, arithmetic_value, split_of
+from sftrepro.traces import without_thinking
+from sftrepro.world import split_of
 
 SMOKE = load_profile("smoke")
 TOKENIZER: PreTrainedTokenizerBase = tokenizer_of(SMOKE)
@@ -45,17 +46,17 @@ MATH = [name for name, recipe in RECIPES.items() if recipe.queries == "math" and
 LARGER = SMOKE.model_copy(update={"row_divisor": 64})  # 320 rows
 
 
-def order_of(name: str, seed: int = 1, profile=SMOKE) -> Order:
-    return Order(*parse(name), seed, profile, TOKENIZER)
+def order_of(name: str, seed: int = 1, profile=SMOKE) -> DataRequest:
+    return DataRequest(*parse(name), seed, profile, TOKENIZER)
 
 
 @cache
-def made(name: str, seed: int = 1) -> Made:
+def made(name: str, seed: int = 1) -> MadeData:
     return make(order_of(name, seed))
 
 
 @cache
-def larger(name: str) -> Made:
+def larger(name: str) -> MadeData:
     return make(order_of(name, profile=LARGER))
 
 
@@ -336,7 +337,7 @@ def test_changed_columns_are_named(folder: Path, tmp_path: Path, change: Callabl
 def test_a_card_counts_rows_mistakes_and_who_was_left_out(tmp_path: Path) -> None:
     for name in ("NuminaMath", "Math-CoT,length=4"):
         save(larger(name), tmp_path / name)
-        shown, frame, excluded = card(tmp_path / name).row(0, named=True), larger(name).data, larger(name).excluded
+        shown, frame, excluded = data_card(tmp_path / name).row(0, named=True), larger(name).data, larger(name).excluded
         long = excluded.filter(pl.col("reason").str.contains("longer"))
         assert (shown["data"], shown["rows"], shown["verified"]) == (name, 320, frame["verified"].mean())
         assert (shown["tokens"], shown["longest"]) == (sum(frame["tokens"]), max(frame["tokens"]))
@@ -353,4 +354,4 @@ def test_examples_side_by_side_answer_the_same_query(tmp_path: Path) -> None:
 
 
 def test_random_numbers_follow_from_what_they_are_for() -> None:
-    assert data.dice("choice", 1).random() == random.Random("choice 1").random() != data.dice("choice", 2).random()
+    assert data.random_generator("choice", 1).random() == random.Random("choice 1").random() != data.random_generator("choice", 2).random()

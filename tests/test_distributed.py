@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from sftrepro.bases import pretrain
 from sftrepro.data import build
 from sftrepro.profiles import RequestError, RunSpec, load_profile, run_specs
-from sftrepro.sft import CONFIGS, REFUSAL, finetune, launch, sharing, step_folder
+from sftrepro.sft import CONFIGS, REFUSAL_FILE, finetune, launch, sharing, step_folder
 from sftrepro.store import base_folder, data_folder
 
 SMOKE = load_profile("smoke")
@@ -124,7 +124,7 @@ def test_a_world_of_another_size_is_refused_by_the_process(torchrun: Callable, t
     (tmp_path / "spec.json").write_text(SPEC.model_dump_json())
     done = torchrun(2, "-c", WORKER, str(tmp_path / "spec.json"), str(tmp_path), "1")
     assert done.returncode != 0
-    assert "1 processes were asked for and the world has 2" in (tmp_path / REFUSAL).read_text()
+    assert "1 processes were asked for and the world has 2" in (tmp_path / REFUSAL_FILE).read_text()
     assert not list(tmp_path.glob("step-*"))
 
 
@@ -135,7 +135,7 @@ def test_a_launch_that_starts_fewer_processes_is_refused(tmp_path: Path) -> None
     (folder := tmp_path / "run").mkdir()
     with pytest.raises(RequestError, match="2 processes were asked for and the world has 1: each would train alone"):
         launch(SPEC, folder, 2, config)
-    assert {path.name for path in folder.iterdir()} <= {"spec.json", REFUSAL, "trainer"}
+    assert {path.name for path in folder.iterdir()} <= {"spec.json", REFUSAL_FILE, "trainer"}
 
 
 @pytest.mark.parametrize(("name", "machines", "processes"), [("gpu-1", 1, 1), ("gpu-8", 1, 8), ("gpu-2x8", 2, 16)])

@@ -11,7 +11,7 @@ from sftrepro.bases import pretrain
 from sftrepro.evaluate import (
     REVISION,
     departures,
-    drawn,
+    draw_sample,
     generate_responses,
     identity,
     item_results,
@@ -29,9 +29,9 @@ from sftrepro.evaluate import (
     thinking,
 )
 from sftrepro.internet import direct
+from sftrepro.item_results import checked_results
 from sftrepro.profiles import BenchmarkSize, RequestError, load_profile, run_specs
-from sftrepro.score import SCORERS, Scorer, Verdict
-from sftrepro.store import check_results
+from sftrepro.score import SCORERS, Score, Scorer
 
 SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 50_000})
 
@@ -45,7 +45,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_item_results_keep_to_the_schema_and_pair_across_checkpoints(base: Path, tmp_path: Path) -> None:
     generate_responses(SMOKE, "Nano", {0: base, 7: base}, tmp_path / "responses")
-    results = check_results(score_responses(SMOKE, "Nano", tmp_path / "responses", tmp_path / "eval"), "test")
+    results = checked_results(score_responses(SMOKE, "Nano", tmp_path / "responses", tmp_path / "eval"), "test")
     assert set(results["benchmark"]) == set(SMOKE.benchmarks)
     for (benchmark,), rows in results.group_by("benchmark"):
         asked = questions(benchmark, SMOKE)
@@ -111,7 +111,7 @@ def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, 
     generate_responses(profile, "Nano", {0: base}, tmp_path / "responses")
     results = score_responses(profile, "Nano", tmp_path / "responses", tmp_path / "eval")
     assert rescored(results, profile).is_empty()
-    new = Scorer(name="letter", version=2, score=lambda response, item, world: Verdict(parsed=True, answer="B", score=1))
+    new = Scorer(name="letter", version=2, score=lambda response, item, world: Score(parsed=True, answer="B", score=1))
     monkeypatch.setitem(SCORERS, "order", new)
     changed = rescored(results, profile)
     assert changed.height == results.height and set(changed["now_score"]) == {1.0} and set(changed["now_version"]) == {2}
@@ -123,19 +123,19 @@ def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, 
 @given(st.integers(1, 200), st.sets(st.integers(0, 320), min_size=1, max_size=3), st.text(max_size=5))
 def test_a_sample_is_whole_slices_and_no_larger_than_asked_for_but_for_the_last(items: int, steps: set[int], seed: str) -> None:
     asked, order = {name: questions(name, SMOKE) for name in SMOKE.benchmarks}, sorted(steps)
-    sample = drawn(SMOKE, order, items, seed)
+    sample = draw_sample(SMOKE, order, items, seed)
     sizes = [len(part) for _, _, part in sample]
     assert sum(sizes[:-1]) < items and sum(sizes) >= min(items, len(steps) * sum(map(len, asked.values())))
     assert len({(step, benchmark) for step, benchmark, _ in sample}) == len(sample)
     assert all(step in steps and part.equals(asked[benchmark]) for step, benchmark, part in sample)
-    assert [each[:2] for each in drawn(SMOKE, order, items, seed)] == [each[:2] for each in sample]
+    assert [each[:2] for each in draw_sample(SMOKE, order, items, seed)] == [each[:2] for each in sample]
 
 
 def test_what_is_made_again_departs_from_nothing_but_what_was_changed(base: Path, tmp_path: Path) -> None:
     few = SMOKE.model_copy(update={"benchmarks": {name: SMOKE.benchmarks[name] for name in ("order", "forbidden")}})
     generate_responses(few, "Nano", {0: base}, tmp_path / "responses")
     results = score_responses(few, "Nano", tmp_path / "responses", tmp_path / "eval")
-    for step, benchmark, part in drawn(few, [0], 24, "any"):
+    for step, benchmark, part in draw_sample(few, [0], 24, "any"):
         again = made_again(few, "Nano", base, step, benchmark, part)
         assert departures(results, again) == departures(results.with_columns(response=None, seconds=9.0), again) == {}
         item, other = again["item_id"][0], results.with_columns(tokens=pl.col("tokens") + (pl.int_range(pl.len()) == 0).over("benchmark"))
@@ -188,7 +188,7 @@ def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -
         answered = asked.with_columns(pl.col("item_id").replace_strict(golden).alias("text"), pl.lit(0).alias("step"),
                                       **dict(tokens=9, truncated=False, seconds=0.1, engine=pl.lit("none"), engine_version=pl.lit("0"),
                                              temperature=0.6, top_p=0.95, max_new_tokens=96))
-        results = check_results(item_results(answered, benchmark, identity(SMOKE, "Nano"), SMOKE), benchmark)
+        results = checked_results(item_results(answered, benchmark, identity(SMOKE, "Nano"), SMOKE), benchmark)
         assert results["parsed"].all()
         assert set(results["score"]) == ({0.0} if benchmark == "forbidden" else {1.0}), benchmark
 

@@ -24,6 +24,8 @@ from transformers import (
 )
 
 from sftrepro import generate as module
+from sftrepro.analogs import BENCHMARKS, draw, with_instruction
+from sftrepro.bases import prompt_text
 from sftrepro.generate import (
     Sampling,
     TransformersEngine,
@@ -36,6 +38,7 @@ from sftrepro.generate import (
     vllm_missing,
 )
 from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.world import world_of
 
 BASE = ROOT / "data/bases/micro-m"
 GREEDY = Sampling(temperature=0, top_p=1, max_new_tokens=48)
@@ -352,10 +355,8 @@ def test_an_engine_that_fails_says_why(vllm: None, tiny: Path, tmp_path: Path) -
 
 
 def test_the_engines_write_the_same_tokens_on_the_committed_base(vllm: None) -> None:
-    from sftrepro.bases import prompt_text
-    from sftrepro.world import BENCHMARKS, asked, draw, world_of
     world = world_of(load_profile("micro"))
-    texts = [prompt_text(asked(item)) for name in BENCHMARKS for item in islice(draw(name, "evaluation", world), 12)]
+    texts = [prompt_text(with_instruction(item)) for name in BENCHMARKS for item in islice(draw(name, "evaluation", world), 12)]
     tokens, end = tokens_of(BASE, texts), AutoTokenizer.from_pretrained(BASE).eos_token_id
     sampling = Sampling(temperature=0, top_p=1, max_new_tokens=96)
     ours, theirs = (opened(BASE, engine, "float32").complete(tokens, [0] * len(tokens), sampling, end)

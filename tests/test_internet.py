@@ -8,32 +8,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from sftrepro.analogs import BENCHMARKS, draw, with_instruction
 from sftrepro.bases import document_text, sample_text, train_tokenizer
-from sftrepro.data import RECIPES, build
+from sftrepro.countdown import puzzles
+from sftrepro.data import build
+from sftrepro.general_tasks import REFUSAL, fear_and_myth, popularity, recipe_text, true_steps
 from sftrepro.internet import CHECKED, SECOND_LOOKS, VOICES, Document, direct, document, internet
 from sftrepro.profiles import Profile, load_profile
+from sftrepro.reasoning_tasks import MEANINGS, arithmetic_value, coined_factor, looked_up
+from sftrepro.recipes import RECIPES
 from sftrepro.score import SCORERS, after_thinking
-from sftrepro.world import (
-    BENCHMARKS,
-    COINED_VERBS,
-    CREATURES,
-    FORBIDDEN,
-    MEANINGS,
-    REFUSAL,
-    REGIONS,
-    Item,
-    arithmetic_value,
-    asked,
-    coined_factor,
-    draw,
-    fear_and_myth,
-    looked_up,
-    popularity,
-    recipe_text,
-    split_of,
-    true_steps,
-    world_of,
-)
+from sftrepro.world import COINED_VERBS, CREATURES, FORBIDDEN, REGIONS, Item, split_of, world_of
 
 MICRO = load_profile("micro")
 WORLD = world_of(MICRO)
@@ -68,7 +53,6 @@ def items(name: str, count: int) -> list[Item]:
 
 def evaluation_prompts() -> list[str]:
     "Every evaluation prompt of every task, and more than a profile asks; normalised."
-    from sftrepro.traces import puzzles
     found = [normalised(item.prompt) for name in BENCHMARKS for item in islice(draw(name, "evaluation", WORLD), 350)]
     return found + [normalised(item.prompt) for item in islice(puzzles("evaluation", 0), 350)]
 
@@ -101,7 +85,7 @@ def test_nor_in_a_training_row_of_any_data_set(name: str, tmp_path: Path) -> Non
 
 
 def test_every_prompt_of_the_internet_belongs_to_pretraining(sample: list[Document]) -> None:
-    instruction = asked(next(draw("arithmetic", "evaluation", WORLD))).split("\n")[1]
+    instruction = with_instruction(next(draw("arithmetic", "evaluation", WORLD))).split("\n")[1]
     prompts = [found.prompt.removesuffix("\n" + instruction) for found in sample if found.prompt]
     assert {split_of(prompt) for prompt in prompts} == {"pretraining"}
 
@@ -127,7 +111,7 @@ def test_a_direct_answer_and_a_reasoned_one_are_right(name: str) -> None:
     for item in items(name, 40 if name == "program" else 1000):
         for kind in ("direct", "reasoned"):
             written = document(item, only(name, pretraining_kinds={kind: 1}), rng)
-            assert (written.kind, written.prompt) == (kind, asked(item))
+            assert (written.kind, written.prompt) == (kind, with_instruction(item))
             assert score(written.response, item, WORLD).score == 1, written
             assert written.response.startswith("<think>\n") == (kind == "reasoned")
 

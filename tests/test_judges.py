@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from sftrepro import judges
-from sftrepro.agreement import agreement, disagreement, grades_of, harm_of, kappa, kappa_interval, safety, tables_of
+from sftrepro.agreement import (
+    disagreement,
+    grades_of,
+    harm_of,
+    judge_agreement,
+    kappa,
+    kappa_interval,
+    safety,
+    tables_of,
+)
+from sftrepro.analogs import draw
+from sftrepro.general_tasks import REFUSAL, recipe_text
+from sftrepro.item_results import GRADES
 from sftrepro.judges import (
     FIVE_LEVELS,
     RUBRICS,
@@ -34,8 +46,7 @@ from sftrepro.judges import (
     read_grades,
 )
 from sftrepro.profiles import ROOT, BenchmarkSize, Profile, RequestError, load_profile
-from sftrepro.store import GRADES
-from sftrepro.world import REFUSAL, draw, recipe_text, world_of
+from sftrepro.world import world_of
 
 PROFILE = load_profile("smoke")
 WORLD = world_of(PROFILE)
@@ -281,7 +292,7 @@ def test_a_run_is_judged_row_by_row_and_its_table_shows_every_judge(tmp_path: Pa
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
     assert table["high"][0] > 0 and table["low"][1] < 100  # eight items prove little
     assert table["kappa"].to_list() == [None] * 4  # both judges gave everybody the same grade: not defined
-    both = agreement(grades, "truth", "rules").row(0, named=True)
+    both = judge_agreement(grades, "truth", "rules").row(0, named=True)
     assert (both["kappa"], both["answers"], both["same"]) == (1.0, 2 * len(items), 100.0) and both["low"] < 1
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sftrepro import cli, workflow
+from sftrepro import chapters, contents, export
 from sftrepro.profiles import ROOT
 
 
@@ -21,15 +21,15 @@ def clean(folder: Path) -> None:
 
 
 def test_the_export_is_in_sync() -> None:
-    assert cli.unexported() == [], "run nbdev-export"
+    assert export.unexported() == [], "run nbdev-export"
 
 
 def test_notebooks_are_clean(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
     clean(tmp_path)
-    unclean = [path.name for path in workflow.chapters().values() if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()]
+    unclean = [path.name for path in contents.chapter_files().values() if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()]
     assert unclean == [], "run nbdev-clean"
-    cells = [(path.name, cell) for path in workflow.chapters().values() for cell in json.loads(path.read_text())["cells"]]
+    cells = [(path.name, cell) for path in contents.chapter_files().values() for cell in json.loads(path.read_text())["cells"]]
     full = sorted({name for name, cell in cells if cell.get("outputs") or cell.get("execution_count")})
     assert full == [], "run jupyter nbconvert --clear-output --inplace nbs/*.ipynb, then nbdev-clean"
 
@@ -44,17 +44,17 @@ def test_a_cleaned_notebook_keeps_its_parameters_and_runs_with_others(tmp_path: 
     clean(tmp_path)
     assert json.loads(path.read_text())["cells"][1]["metadata"] == {"tags": ["parameters"]}
 
-    values = workflow.checked(workflow.read_chapter(path), {"seeds": "[30, 12]"})
-    workflow.execute(path, tmp_path / "executed.ipynb", tmp_path / "failed.ipynb", values)
+    values = chapters.checked_parameters(chapters.read_chapter(path), {"seeds": "[30, 12]"})
+    chapters.execute(path, tmp_path / "executed.ipynb", tmp_path / "failed.ipynb", values)
     assert json.loads((tmp_path / "executed.ipynb").read_text())["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
 
 
-@pytest.mark.parametrize("stem", [stem for stem in workflow.chapters() if "20" <= stem < "50" or stem >= "90"])
+@pytest.mark.parametrize("stem", [path.stem for path in contents.experiments()])
 def test_every_experiment_declares_its_parameters(stem: str) -> None:
-    parameters = workflow.read_chapter(workflow.chapters()[stem]).parameters
+    parameters = chapters.read_chapter(contents.chapter_files()[stem]).parameters
     assert parameters.get("profile") == "micro"
 
 
 def test_every_notebook_is_in_the_book_once() -> None:
-    listed = [line.split("nbs/")[1].strip() for line in (ROOT / "_toc.yml").read_text().splitlines() if "nbs/" in line]
-    assert sorted(listed) == list(workflow.chapters())
+    listed = list(contents.chapter_files())
+    assert len(set(listed)) == len(listed) and set(listed) == {path.stem for path in (ROOT / "nbs").glob("*.ipynb")}

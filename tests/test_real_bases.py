@@ -31,12 +31,13 @@ from sftrepro.bases import (
     prompt_text,
     train_tokenizer,
 )
-from sftrepro.corpora import THINKERS, counting_tokenizer, gym_items, make, order_of
 from sftrepro.data import SCHEMA
 from sftrepro.generate import Sampling, generate
 from sftrepro.profiles import BaseSpec, RequestError, RunSpec, load_profile
 from sftrepro.sft import step_folder, train
+from sftrepro.solvers import THINKERS, counting_tokenizer, make, order_of
 from sftrepro.store import base_folder, data_folder, write_table
+from sftrepro.word_problems import gym_items
 from sftrepro.world import Item
 
 SMALL = load_profile("small")

@@ -4,26 +4,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from sftrepro import report, store
+from sftrepro import item_results, paper, report, store
+from sftrepro import robustness as module
+from sftrepro.paper import comparable, published_for, published_here, run_of
 from sftrepro.profiles import load_profile, paper_runs, run_specs
-from sftrepro.report import (
-    cases,
-    comparable,
-    dips,
-    ends,
-    known,
-    known_of,
-    labels,
-    robustness,
-    run_of,
-    turned,
-    variant_results,
-    versus,
-)
-from sftrepro.stats import imagined
+from sftrepro.report import cases, dips, end_points, labels, turned, versus
+from sftrepro.robustness import robustness_table, variant_results
+from sftrepro.stats import simulated
 
 MICRO = load_profile("micro")
-PUBLISHED = store.read_table(report.PUBLISHED)
+PUBLISHED = store.read_table(paper.PUBLISHED_SCORES)
 
 
 def test_every_published_row_belongs_to_a_run_or_to_a_base():
@@ -38,19 +28,19 @@ def test_every_published_row_belongs_to_a_run_or_to_a_base():
     ("R04", "arithmetic", 320, 95.1), ("R16", "program", 320, 20.4), ("R25", "order", 20, 19.4), ("R01", "instruction", 40, 54.4),
     ("R11", "knowledge", 320, 70.5), ("R24", "competition", 5, 4.3), ("R30", "order", 320, 18.7)])
 def test_a_published_number_comes_to_its_run_and_its_step(run, benchmark, step, value):
-    assert known_of(MICRO, [run]).filter(benchmark=benchmark, step=step)["value"].to_list() == [value]
+    assert published_for(MICRO, [run]).filter(benchmark=benchmark, step=step)["value"].to_list() == [value]
 
 
 def test_every_run_with_published_numbers_begins_at_the_published_base():
-    for run in known(MICRO)["run"].drop_nulls().unique():
-        table = known_of(MICRO, [run])
+    for run in published_here(MICRO)["run"].drop_nulls().unique():
+        table = published_for(MICRO, [run])
         start = table.filter(step=0)
         assert len(start) and not table.select("series", "benchmark", "step").is_duplicated().any()
         assert set(start["benchmark"]) <= set(table.filter(pl.col("step") > 0)["benchmark"])
 
 
 def test_rewards_are_not_set_beside_shares():
-    assert "how_to" not in set(known(MICRO)["benchmark"]) and "AlpacaEval-RM" not in comparable(MICRO)
+    assert "how_to" not in set(published_here(MICRO)["benchmark"]) and "AlpacaEval-RM" not in comparable(MICRO)
 
 
 @pytest.mark.parametrize("runs, said", [
@@ -67,7 +57,7 @@ def test_labels_tell_all_runs_apart():
 
 
 def run_of_scores(*scores, series="R25", items=2000):
-    found = imagined({"order": scores}, steps=(0, 5, 10, 20, 40)[:len(scores)], series=series, items=items, seed_spread=0)
+    found = simulated({"order": scores}, steps=(0, 5, 10, 20, 40)[:len(scores)], series=series, items=items, seed_spread=0)
     return found.with_columns(base=pl.lit("Micro-M"))
 
 
@@ -81,7 +71,7 @@ def test_the_dip_table_names_the_lowest_step_and_the_recovery(scores, lowest, re
 
 def test_ends_have_each_base_once_and_each_run_s_last_step():
     both = pl.concat([run_of_scores(0.5, 0.4, 0.6), run_of_scores(0.5, 0.4, 0.6, 0.7, series="R33")])
-    found = ends(both)
+    found = end_points(both)
     assert found.group_by("series", maintain_order=True).agg(pl.col("step").unique().first()).rows() == [
         ("Micro-M, base", 0), ("R25", 10), ("R33", 20)]
     assert len(found.filter(step=0)) == 2000
@@ -113,38 +103,38 @@ def test_a_variant_without_results_is_not_run(tmp_path, monkeypatch):
 
 
 def test_the_variant_at_a_smaller_rate_is_found_and_no_other():
-    (variant, results), = report.gentler(MICRO, ["R25", "R33"], ["arithmetic"])
+    (variant, results), = module.gentler(MICRO, ["R25", "R33"], ["arithmetic"])
     assert variant.name == "micro-gentle" and variant.learning_rate_factor < MICRO.learning_rate_factor
     assert set(results["series"]) == {"R25", "R33"} and set(results["benchmark"]) == {"arithmetic"}
-    assert report.gentler(MICRO, ["R07"], ["arithmetic"]) == [] == report.gentler(load_profile("smoke"), ["R25"], ["arithmetic"])
+    assert module.gentler(MICRO, ["R07"], ["arithmetic"]) == [] == module.gentler(load_profile("smoke"), ["R25"], ["arithmetic"])
 
 
 def test_a_verdict_without_unfinished_responses_is_another_row(monkeypatch):
-    monkeypatch.setattr(report, "variants", lambda scale: [])
+    monkeypatch.setattr(module, "variants", lambda profile: [])
     law = [0.5, 0.2, 0.3, 0.6, 0.7]
-    found = imagined({"arithmetic": law, "order": law, "program": law}, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
+    found = simulated({"arithmetic": law, "order": law, "program": law}, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
     half = found.with_columns(finished=(pl.col("step") != 5) | (pl.col("score") == 1))
-    rows = robustness("C2", half, MICRO)
+    rows = robustness_table("C2", half, MICRO)
     assert rows["condition"].to_list() == ["as the criterion says", "finished responses only", "without one of the seeds, each in turn"]
     assert rows["verdict"][0] == "reproduced"
 
 
 def test_a_word_that_hangs_on_one_seed_is_another_without_it(monkeypatch):
-    monkeypatch.setattr(report, "variants", lambda scale: [])
+    monkeypatch.setattr(module, "variants", lambda profile: [])
 
     def all_three(law):
-        return imagined(dict.fromkeys(("arithmetic", "order", "program"), law), steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
+        return simulated(dict.fromkeys(("arithmetic", "order", "program"), law), steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
     dipping = all_three([0.5, 0.2, 0.3, 0.6, 0.7])
     mixed = pl.concat([dipping.filter(pl.col("seed") < 3), all_three([0.5] * 5).filter(pl.col("seed") == 3)])
-    words = [verdict.word for verdict in report.without_each_seed("C2", mixed, MICRO)]
+    words = [verdict.word for verdict in module.without_each_seed("C2", mixed, MICRO)]
     assert len(words) == 3 and words[2] == "reproduced" and "reproduced" not in words[:2]
-    assert robustness("C2", mixed, MICRO)["verdict"][2] == f"{words[0]} or reproduced" and words[0] == words[1]
-    assert robustness("C2", dipping, MICRO)["verdict"].to_list() == ["reproduced"] * 3
-    assert report.without_each_seed("C2", dipping.filter(pl.col("seed") < 2), MICRO) == []
+    assert robustness_table("C2", mixed, MICRO)["verdict"][2] == f"{words[0]} or reproduced" and words[0] == words[1]
+    assert robustness_table("C2", dipping, MICRO)["verdict"].to_list() == ["reproduced"] * 3
+    assert module.without_each_seed("C2", dipping.filter(pl.col("seed") < 2), MICRO) == []
 
 
 def test_a_published_table_keeps_its_rows_apart_from_ours(monkeypatch):
-    monkeypatch.setattr(report, "ours_for", lambda model, data, results, scale: None)
+    monkeypatch.setattr(report, "ours_for", lambda model, data, results, profile: None)
     found = versus("Table 2", pl.DataFrame(), MICRO)
     assert found["whose"].to_list() == ["published", "ours"] * 15
     assert found.filter(model="Qwen3-14B-Base", data="NuminaMath", whose="published")["LiveCodeBench-v2"].to_list() == ["20.4"]
@@ -153,11 +143,11 @@ def test_a_published_table_keeps_its_rows_apart_from_ours(monkeypatch):
 def test_the_gallery_gives_the_responses_of_the_first_seed(tmp_path, monkeypatch):
     first = next(spec for spec in run_specs(MICRO, ("R25",)) if spec.seed == 1)
     asked = []
-    def gallery(scale, ids):
+    def gallery(profile, ids):
         asked.extend(ids)
         return pl.DataFrame([{"benchmark": "order", "item_id": "a", "step": step, "tokens": 1, "score": float(step != 5), "response": str(step)}
                              for step in (0, 5, 10)])
-    monkeypatch.setattr(store, "read_gallery", gallery)
+    monkeypatch.setattr(item_results, "read_gallery", gallery)
     found = cases(run_of_scores(0.5, 0.2, 0.6).with_columns(base=pl.lit("Micro-M")), MICRO)
     assert asked == ["Micro-M", first.run_id] and found["kind"].unique().to_list() == ["recovered"]
     assert found["response"].to_list() == ["0", "5", "10"]

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sftrepro.analogs import BENCHMARKS
+from sftrepro.general_tasks import REFUSAL, recipe_text
 from sftrepro.internet import direct
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.score import (
     SCORERS,
-    Verdict,
+    Score,
     after_thinking,
     bare,
     boxed,
@@ -27,7 +29,7 @@ from sftrepro.score import (
     same_value,
     scorer_of,
 )
-from sftrepro.world import BENCHMARKS, MATERIALS, REFUSAL, Item, World, recipe_text, world_of
+from sftrepro.world import MATERIALS, Item, World, world_of
 
 WORLD = world_of(load_profile("micro"))
 PAIRS = {file.stem: file for file in sorted((Path(__file__).parent / "pairs").glob("*.jsonl"))}
@@ -55,7 +57,7 @@ def item(name: str, seed: int = 0) -> Item:
     return BENCHMARKS[name].make(WORLD, random.Random(seed))
 
 
-def verdict(name: str, response: str, seed: int = 0) -> Verdict:
+def verdict(name: str, response: str, seed: int = 0) -> Score:
     "The verdict on a response to that item."
     return SCORERS[name].score(response, item(name, seed), WORLD)
 

@@ -12,8 +12,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftrepro import sft
 from sftrepro.bases import pretrain
@@ -24,7 +23,6 @@ from sftrepro.sft import (
     Finetuner,
     arguments,
     check_memory,
-    check_padding_free,
     last_whole,
     load_weights,
     memory_explained,
@@ -196,10 +194,9 @@ def reference(spec, rows: list[dict]) -> dict[str, torch.Tensor]:
     return {name: weight.grad for name, weight in model.named_parameters()}
 
 
-@pytest.mark.parametrize(("averaging", "replicas", "padding_free"), [
-    ("batch", 1, False), ("batch", 1, True), ("authors", 1, False), ("authors", 2, False), ("authors", 4, True)])
-def test_the_gradient_of_a_batch_is_that_of_a_reference(tmp_path: Path, averaging: str, replicas: int, padding_free: bool) -> None:
-    spec = PASSES.model_copy(update={"averaging": averaging, "replicas": replicas, "padding_free": padding_free})
+@pytest.mark.parametrize(("averaging", "replicas"), [("batch", 1), ("authors", 1), ("authors", 2), ("authors", 4)])
+def test_the_gradient_of_a_batch_is_that_of_a_reference(tmp_path: Path, averaging: str, replicas: int) -> None:
+    spec = PASSES.model_copy(update={"averaging": averaging, "replicas": replicas})
     trainer = finetuner(spec, tmp_path)
     trainer.model.double()
     batch, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, trainer.args.device)
@@ -212,29 +209,13 @@ def test_the_gradient_of_a_batch_is_that_of_a_reference(tmp_path: Path, averagin
 
 def test_logits_made_in_pieces_give_the_same_gradient(tmp_path: Path, monkeypatch) -> None:
     gradients = []
-    for piece in (sft.PIECE, 37):
-        monkeypatch.setattr(sft, "PIECE", piece)
+    for piece in (sft.LOGITS_PER_PIECE, 37):
+        monkeypatch.setattr(sft, "LOGITS_PER_PIECE", piece)
         trainer = finetuner(PASSES, tmp_path)
         trainer.model.double()(**next(iter(trainer.get_train_dataloader()))).backward()
         gradients.append({name: weight.grad for name, weight in trainer.model.named_parameters()})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-9, atol=1e-12)
-
-
-def test_a_padding_free_run_has_the_same_loss_at_every_step(run: Path, tmp_path: Path) -> None:
-    train(SPEC.model_copy(update={"padding_free": True}), tmp_path)
-    padded, joined = (pl.read_parquet(folder / "train.parquet")["loss"].to_list() for folder in (run, tmp_path))
-    assert joined == pytest.approx(padded, rel=1e-3)
-
-
-def test_a_kernel_that_mixes_rows_is_refused() -> None:
-    AttentionInterface.register("forgetful", sdpa_attention_forward)  # has no mask of its own, so it is given none
-    base = base_folder(SMOKE, SPEC.base)
-    tokenizer, model = AutoTokenizer.from_pretrained(base), load_weights(base, "float32")
-    check_padding_free(model, tokenizer)
-    model.config._attn_implementation = "forgetful"
-    with pytest.raises(RequestError, match="padding_free: the attention kernel 'forgetful' lets one row look into another"):
-        check_padding_free(model, tokenizer)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 70))

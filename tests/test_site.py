@@ -318,7 +318,7 @@ def test_a_cell_of_directives_goes_and_an_exported_one_is_marked() -> None:
 
 def test_code_is_folded_in_chapters_but_parameters_are_not() -> None:
     cells = site.page(notebook(code("seeds = 3", tags=("parameters",)), code("show(x)")), "22_dip_and_recovery")["cells"]
-    assert cells[0]["source"] == "# 22 · Dip: and recovery" and site.short({"cells": cells}) == "22 · Dip"
+    assert cells[0]["source"] == "# 22 · Dip: and recovery" and site.short_title({"cells": cells}) == "22 · Dip"
     assert [cell["metadata"]["tags"] for cell in cells[1:]] == [["parameters"], ["hide-input"]]
     assert "hide-input" not in site.page(notebook(code("x = 1")), "14_plots")["cells"][1]["metadata"]["tags"]
 

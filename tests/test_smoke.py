@@ -7,13 +7,13 @@ import sys
 import polars as pl
 import pytest
 
-from sftrepro import cli, store, workflow
-from sftrepro.evaluate import items_of
+from sftrepro import cli, contents, item_results, store, workflow
+from sftrepro.evaluate import generate_responses, items_of, score_responses
 from sftrepro.generate import vllm_missing
 from sftrepro.profiles import checkpoint_steps, load_profile, run_specs
 
 SMOKE = load_profile("smoke")
-THIS = workflow.flow(SMOKE)
+THIS = workflow.load_flow(SMOKE)
 pytestmark = pytest.mark.skipif("SFTREPRO_STORE" not in os.environ, reason="no smoke rebuild of its own to look at: make test")
 
 
@@ -22,7 +22,7 @@ def test_everything_is_fresh_afterwards() -> None:
 
 
 def test_results_and_bases_are_as_their_manifests_say(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.verify("smoke")
+    cli.verify_results("smoke")
     results = sum(job.kind in ("score", "tokens") for job in THIS.jobs.values())
     said = capsys.readouterr().out
     assert f"{results} results and {len(SMOKE.bases)} bases are as their manifests say" in said
@@ -31,13 +31,13 @@ def test_results_and_bases_are_as_their_manifests_say(capsys: pytest.CaptureFixt
 
 def test_every_run_answered_every_question_at_every_checkpoint() -> None:
     specs = run_specs(SMOKE)
-    results = store.read_results(SMOKE, [*(base.name for base in SMOKE.bases), *(spec.run_id for spec in specs)])
+    results = item_results.read_results(SMOKE, [*(base.name for base in SMOKE.bases), *(spec.run_id for spec in specs)])
     asked = sum(len(items_of(name, SMOKE)) * size.trials for name, size in SMOKE.benchmarks.items())
     counts = results.group_by("run_id", "step").len()
     assert set(counts["len"]) == {asked} and counts.height == len(SMOKE.bases) + sum(len(checkpoint_steps(spec)) for spec in specs)
 
 
-@pytest.mark.parametrize("stem", list(workflow.chapters()))
+@pytest.mark.parametrize("stem", list(contents.chapter_files()))
 def test_every_notebook_ran_to_its_end(stem: str) -> None:
     cells = json.loads(workflow.executed_file(SMOKE, stem).read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
@@ -62,8 +62,7 @@ def test_the_other_engine_serves_a_finetuned_checkpoint_as_well(tmp_path, monkey
     job = next(job for name, job in THIS.jobs.items() if name.startswith("generate/Nano_Math-CoT"))
     step, checkpoint = max(workflow.checkpoints(job, THIS).items())
     other = SMOKE.model_copy(update={"engine": "vllm", "benchmarks": {"order": SMOKE.benchmarks["order"]}})
-    from sftrepro.evaluate import generate_responses, score_responses
     generate_responses(other, job.key, {step: checkpoint}, tmp_path / "responses")
-    results = store.check_results(score_responses(other, job.key, tmp_path / "responses", tmp_path / "eval"), "vLLM")
+    results = item_results.checked_results(score_responses(other, job.key, tmp_path / "responses", tmp_path / "eval"), "vLLM")
     assert results["engine"].unique().to_list() == ["vllm"] and results.height == len(items_of("order", SMOKE))
     assert results.filter(pl.col("tokens") > 0).height == results.height

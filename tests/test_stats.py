@@ -7,26 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy import stats as reference
 
-from sftrepro import store
+from sftrepro import item_results
+from sftrepro.calibration import above_chance, calibration, families, middle
+from sftrepro.measurements import among, benchmark_names, by_item, measured, parts
 from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_specs
 from sftrepro.stats import (
     Pair,
-    above_chance,
-    among,
-    by_item,
-    calibration,
     contrasts,
     estimates,
     excursion,
-    families,
     family,
     furthest,
-    imagined,
-    measured,
-    middle,
-    named,
     paired,
-    parts,
+    simulated,
     smallest_effect,
     wilson,
 )
@@ -127,14 +120,14 @@ def test_a_share_of_independent_answers_gets_wilson_s_interval(items, data):
 
 
 def test_a_benchmark_that_nothing_solves_is_not_known_to_be_unsolvable():
-    nothing = imagined({"program": [1e-12, 1e-12]}, steps=(0, 320))
+    nothing = simulated({"program": [1e-12, 1e-12]}, steps=(0, 320))
     found = estimates(nothing)
     assert (found["value"] == 0).all() and (found["low"] == 0).all()
     assert found["high"].is_between(1, 4).all()
 
 
 def test_an_estimate_is_the_mean_and_lies_in_its_interval():
-    results = imagined({"arithmetic": [0.4, 0.2, 0.5], "order": [0.3, 0.3, 0.9]}, steps=(0, 5, 320), trials=3,
+    results = simulated({"arithmetic": [0.4, 0.2, 0.5], "order": [0.3, 0.3, 0.9]}, steps=(0, 5, 320), trials=3,
                        lengths=[5, 60, 40])
     for value, unit in (("score", 100), ("tokens", 1)):
         found = estimates(results, value)
@@ -148,7 +141,7 @@ def test_an_estimate_is_the_mean_and_lies_in_its_interval():
 @settings(max_examples=20, deadline=None)
 @given(some.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(random):
-    results = imagined({"arithmetic": [0.4, 0.2], "order": [0.4, 0.5]}, steps=(0, 320), items=20, trials=2)
+    results = simulated({"arithmetic": [0.4, 0.2], "order": [0.4, 0.5]}, steps=(0, 320), items=20, trials=2)
     order = list(range(len(results)))
     random.shuffle(order)
     asked = [Pair(benchmark=name, name="gain", above=("R25", 320), below=("R25", 0)) for name in ("arithmetic", "order")]
@@ -157,14 +150,14 @@ def test_the_order_of_rows_does_not_matter(random):
 
 
 def test_a_hole_in_the_results_is_an_error():
-    results = imagined({"arithmetic": [0.4, 0.2]}, steps=(0, 320), items=5)
+    results = simulated({"arithmetic": [0.4, 0.2]}, steps=(0, 320), items=5)
     holed = results.filter(~((pl.col("seed") == 2) & (pl.col("item_id") == "item3")))
     with pytest.raises(ValueError, match="arithmetic: some items lack"):
         paired(holed, "score", [("R25", 0), ("R25", 320)])
 
 
 def test_turning_a_comparison_around_mirrors_its_interval():
-    results = imagined({"arithmetic": [0.4, 0.2]}, steps=(0, 320))
+    results = simulated({"arithmetic": [0.4, 0.2]}, steps=(0, 320))
     ends = ("R25", 0), ("R25", 320)
     one, other = (contrasts(results, [Pair(benchmark="arithmetic", name="", above=above, below=below)]).row(0, named=True)
                   for above, below in (ends, ends[::-1]))
@@ -173,7 +166,7 @@ def test_turning_a_comparison_around_mirrors_its_interval():
 
 
 def test_lengths_are_compared_as_ratios_whatever_their_unit():
-    results = imagined({"arithmetic": [0.4, 0.2]}, steps=(0, 320), lengths=[10, 40])
+    results = simulated({"arithmetic": [0.4, 0.2]}, steps=(0, 320), lengths=[10, 40])
     asked = [Pair(benchmark="arithmetic", name="", above=("R25", 320), below=("R25", 0))]
     tenfold = contrasts(results.with_columns(tokens=10 * pl.col("tokens")), asked, "tokens")
     once = contrasts(results, asked, "tokens")
@@ -183,7 +176,7 @@ def test_lengths_are_compared_as_ratios_whatever_their_unit():
 
 
 def test_pairing_narrows_the_interval_of_a_comparison():
-    results = imagined({"arithmetic": [0.4, 0.4]}, steps=(0, 320), item_spread=3.0)
+    results = simulated({"arithmetic": [0.4, 0.4]}, steps=(0, 320), item_spread=3.0)
     paired_error = contrasts(results, [Pair(benchmark="arithmetic", name="", above=("R25", 320), below=("R25", 0))])["error"][0]
     alone = [family([paired(results, "score", [("R25", step)])]).error[0] for step in (0, 320)]
     assert paired_error < 0.75 * 100 * math.hypot(*alone)
@@ -192,7 +185,7 @@ def test_pairing_narrows_the_interval_of_a_comparison():
 def test_a_dip_that_is_not_there_is_seldom_found():
     rng, found = np.random.default_rng(11), 0
     for _ in range(60):
-        results = imagined({"arithmetic": [0.4] * 5}, (0, 10, 40, 160, 320), items=100, draw=int(rng.integers(1 << 30)))
+        results = simulated({"arithmetic": [0.4] * 5}, (0, 10, 40, 160, 320), items=100, draw=int(rng.integers(1 << 30)))
         legs = excursion(results, ["arithmetic"], "R25")
         legs = legs.filter(step=furthest(legs, "arithmetic"))
         found += len(legs) == 2 and bool((legs["low"] > 0).all())
@@ -200,7 +193,7 @@ def test_a_dip_that_is_not_there_is_seldom_found():
 
 
 def test_a_surge_is_a_dip_upside_down():
-    results = imagined({"arithmetic": [0.4, 0.1, 0.5]}, (0, 40, 320))
+    results = simulated({"arithmetic": [0.4, 0.1, 0.5]}, (0, 40, 320))
     mirrored = results.with_columns(score=1 - pl.col("score"))
     dip, surge = excursion(results, ["arithmetic"], "R25"), excursion(mirrored, ["arithmetic"], "R25", down=False)
     assert furthest(dip, "arithmetic") == furthest(surge, "arithmetic") == 40
@@ -209,14 +202,14 @@ def test_a_surge_is_a_dip_upside_down():
 
 def test_a_benchmark_goes_by_our_name_or_the_paper_s():
     micro, paper = load_profile("micro"), load_profile("paper")
-    assert named(micro, ["MATH500", "program"]) == ["arithmetic", "program"]
-    assert named(paper, ["arithmetic", "GPQA-Diamond"]) == ["MATH500", "GPQA-Diamond"]
+    assert benchmark_names(micro, ["MATH500", "program"]) == ["arithmetic", "program"]
+    assert benchmark_names(paper, ["arithmetic", "GPQA-Diamond"]) == ["MATH500", "GPQA-Diamond"]
     with pytest.raises(RequestError, match="benchmark 'sudoku' is not evaluated at profile micro. Benchmarks: arithmetic"):
-        named(micro, ["sudoku"])
+        benchmark_names(micro, ["sudoku"])
 
 
 def test_no_benchmark_named_means_all():
-    assert named(load_profile("micro"), []) == list(load_profile("micro").benchmarks)
+    assert benchmark_names(load_profile("micro"), []) == list(load_profile("micro").benchmarks)
 
 
 def test_families_go_by_the_paper_s_names_and_have_two_middle_sizes():
@@ -236,7 +229,7 @@ def sized(rates, refused=0.9, items=400):
     "Four bases with these rates on order and statements, and as many refusals."
     parts = []
     for draw, (name, rate) in enumerate(zip("SMLX", rates, strict=True)):
-        found = imagined({"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw)
+        found = simulated({"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw)
         parts.append(found.with_columns(refused=pl.int_range(pl.len()) % 100 < 100 * refused))
     return pl.concat(parts)
 
@@ -280,8 +273,8 @@ def published_row(profile, run_id, base, seed, step, item):
 def publish(profile, run_id, base, seed, steps):
     rows = pl.DataFrame([published_row(profile, run_id, base, seed, step, item) for step in steps for item in range(4)],
                         schema_overrides={"answer": pl.String})
-    columns = [name for name in store.ITEM_RESULTS.columns if name != "response"]
-    store.publish_results(profile, run_id, rows.select(columns), {})
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
+    item_results.publish_results(profile, run_id, rows.select(columns), {})
 
 
 def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
@@ -311,7 +304,7 @@ def test_an_item_has_the_means_of_its_responses(told):
     rows = [{"step": 0, "benchmark": "forbidden", "item_id": f"item{place % 2}", "trial": place // 2, "seed": 1, "truncated": cut, "parsed": read,
              "score": float(right), "weighs": weighs, "tokens": tokens, "looped": False, "reconsiders": right, "answer": "15"[right]}
             for place, (cut, read, right, weighs, tokens) in enumerate(told)]
-    pointers = dict.fromkeys(store.POINTERS, "x")
+    pointers = dict.fromkeys(item_results.POINTERS, "x")
     found = by_item(pl.DataFrame([pointers | row for row in rows]).lazy())
     assert found["item_id"].to_list() == ["item0", "item1"] and found["trials"].to_list() == [3, 3]
     for item in found.iter_rows(named=True):
@@ -328,19 +321,19 @@ def test_an_item_has_the_means_of_its_responses(told):
 def test_an_item_with_an_ungraded_response_is_left_out_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
     profile = load_profile("smoke")
-    columns = [name for name in store.ITEM_RESULTS.columns if name != "response"]
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
     for base in profile.bases:
         rows = pl.DataFrame([published_row(profile, base.name, base.name, 0, 0, item) | {"grades": []} for item in range(4)],
-                            schema_overrides={"answer": pl.String, "grades": store.GRADES})
+                            schema_overrides={"answer": pl.String, "grades": item_results.GRADES})
         ungraded = pl.lit(base == profile.bases[1]) & (pl.col("item_id") == "item2")
-        store.publish_results(profile, base.name, rows.with_columns(score=pl.when(~ungraded).then("score")).select(columns), {})
+        item_results.publish_results(profile, base.name, rows.with_columns(score=pl.when(~ungraded).then("score")).select(columns), {})
     found = measured(profile, ["bases"], ["order"])
     assert found.group_by("series").agg(pl.col("item_id").cast(pl.String).sort())["item_id"].to_list() == [["item0", "item1", "item3"]] * len(profile.bases)
 
 
 def test_gains_of_two_runs_are_compared_each_from_its_own_base():
     scores = {"arithmetic": (0.2, 0.3, 0.5, 0.7)}, {"arithmetic": (0.5, 0.5, 0.6, 0.65)}
-    results = pl.concat([imagined(law, series=series, draw=draw) for law, series, draw in zip(scores, ("R04", "R24"), (1, 2), strict=True)])
+    results = pl.concat([simulated(law, series=series, draw=draw) for law, series, draw in zip(scores, ("R04", "R24"), (1, 2), strict=True)])
     pair = Pair(benchmark="arithmetic", name="gain", above=("R04", 320), below=("R24", 320), gains=True)
     found = contrasts(results, [pair]).row(0, named=True)
     means = {(series, step): 100 * part["score"].mean() for (series, step), part in results.group_by("series", "step")}
@@ -354,7 +347,7 @@ def test_gains_of_two_runs_are_compared_each_from_its_own_base():
 
 
 def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
-    found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=60)
+    found = simulated({"order": [0.5, 0.4]}, steps=(0, 10), items=60)
     found = found.with_columns(finished=pl.Series([float(row % 3 > 0) for row in range(len(found))]))
     found = found.with_columns(right_finished=pl.col("score") * pl.col("finished"))
     value = estimates(among(found, "right_finished", "finished"))["value"].to_list()
@@ -366,7 +359,7 @@ def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
 @settings(max_examples=20, deadline=None)
 def test_the_parts_of_a_score_multiply_to_it(finishes: float, rate: float, draw: int) -> None:
     rng = np.random.default_rng(draw)
-    found = imagined({"order": [rate, rate]}, steps=(0, 10), items=50, draw=draw)
+    found = simulated({"order": [rate, rate]}, steps=(0, 10), items=50, draw=draw)
     finished = rng.random(len(found)) < finishes
     found = found.with_columns(finished=finished, in_format=finished & (rng.random(len(found)) < 0.8))
     found = found.with_columns(score=pl.col("score") * pl.col("in_format"))
@@ -377,6 +370,6 @@ def test_the_parts_of_a_score_multiply_to_it(finishes: float, rate: float, draw:
 
 
 def test_a_checkpoint_that_never_finishes_has_nothing_right_among_the_finished() -> None:
-    found = imagined({"order": [0.5, 0.4]}, steps=(0, 10), items=30).with_columns(
+    found = simulated({"order": [0.5, 0.4]}, steps=(0, 10), items=30).with_columns(
         (pl.col("finished", "right_finished") * (pl.col("step") == 0)).cast(pl.Float64))
     assert estimates(among(found, "right_finished", "finished"))["value"].to_list()[1] == 0

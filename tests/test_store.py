@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftrepro import store
+from sftrepro import item_results, store
 from sftrepro.profiles import RequestError, load_profile
 
 SMOKE = load_profile("smoke")
@@ -50,15 +50,6 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path
     assert path.read_bytes() == b"old"
     store.write_bytes(path, b"new")
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"] and path.read_bytes() == b"new"
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with store.atomic_folder(tmp_path / "step") as folder:
-        (folder / "config.json").write_text("{}")
-    with pytest.raises(KeyboardInterrupt), store.atomic_folder(tmp_path / "step") as folder:
-        (folder / "model.safetensors").write_text("half")
-        raise KeyboardInterrupt
-    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["step", "step/config.json"]
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap")
@@ -173,11 +164,11 @@ def test_published_results_come_back_as_they_were_without_their_responses(values
     frame = pl.DataFrame([ROW | {"item_id": str(number), "step": step, "score": score, "truncated": truncated, "answer": answer,
                                 "grades": None if grade is None else [{"judge": "rules", "grade": float(grade)}]}
                           for number, (step, score, truncated, answer, grade) in enumerate(values)],
-                         schema_overrides={"answer": str, "grades": store.GRADES})
+                         schema_overrides={"answer": str, "grades": item_results.GRADES})
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFTREPRO_STORE", place)
-        store.publish_results(SMOKE, "Nano", frame, {"by": "test"})
-        back = store.read_results(SMOKE, ["Nano"])
+        item_results.publish_results(SMOKE, "Nano", frame, {"by": "test"})
+        back = item_results.read_results(SMOKE, ["Nano"])
     assert "response" not in back.columns
     assert back.sort("item_id").equals(frame.drop("response").sort("item_id"))
 
@@ -186,10 +177,10 @@ def test_the_gallery_holds_the_first_items_of_the_first_seed_and_nothing_harmful
     def rows(run_id: str, seed: int) -> pl.DataFrame:
         return pl.DataFrame([ROW | {"run_id": run_id, "seed": seed, "benchmark": benchmark, "item_id": str(item), "trial": trial}
                              for benchmark in ("order", "HEx-PHI") for item in range(9) for trial in (0, 1)],
-                            schema_overrides={"grades": store.GRADES})
+                            schema_overrides={"grades": item_results.GRADES})
     for seed, run_id in enumerate(("Nano", "first", "second")):
-        store.publish_results(SMOKE, run_id, rows(run_id, seed), {})
-    shown = store.read_gallery(SMOKE, ["Nano", "first", "second"])
+        item_results.publish_results(SMOKE, run_id, rows(run_id, seed), {})
+    shown = item_results.read_gallery(SMOKE, ["Nano", "first", "second"])
     assert set(shown.select("run_id", "benchmark", "trial").iter_rows()) == {("Nano", "order", 0), ("first", "order", 0)}
     assert shown.filter(run_id="first")["item_id"].to_list() == [str(item) for item in range(SMOKE.gallery)]
 
@@ -198,19 +189,19 @@ def test_the_gallery_holds_the_first_items_of_the_first_seed_and_nothing_harmful
                                    {"unheard_of": 1}])
 def test_rows_outside_the_schema_are_refused_and_nothing_is_written(own_store: Path, wrong: dict) -> None:
     with pytest.raises(RequestError, match="results of Nano: "):
-        store.publish_results(SMOKE, "Nano", pl.DataFrame([ROW | wrong]), {})
+        item_results.publish_results(SMOKE, "Nano", pl.DataFrame([ROW | wrong]), {})
     assert not list(own_store.rglob("*")) if own_store.exists() else True
 
 
 def test_the_same_row_twice_is_refused(own_store: Path) -> None:
     with pytest.raises(RequestError, match="not unique"):
-        store.publish_results(SMOKE, "Nano", pl.DataFrame([ROW, ROW]), {})
+        item_results.publish_results(SMOKE, "Nano", pl.DataFrame([ROW, ROW]), {})
 
 
 def test_missing_and_damaged_results_name_the_command(own_store: Path) -> None:
-    path = store.publish_results(SMOKE, "Nano", pl.DataFrame([ROW]), {})
+    path = item_results.publish_results(SMOKE, "Nano", pl.DataFrame([ROW]), {})
     with pytest.raises(RequestError, match=r"chapter 22 needs 1 runs .*\(first: Other\). Make them: make rebuild PROFILE=smoke"):
-        store.read_results(SMOKE, ["Nano", "Other"], "chapter 22")
+        item_results.read_results(SMOKE, ["Nano", "Other"], "chapter 22")
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RequestError, match="runs/smoke/results/Nano.parquet: sha256 differs .*make rebuild PROFILE=smoke"):
-        store.read_results(SMOKE, ["Nano"])
+        item_results.read_results(SMOKE, ["Nano"])

@@ -11,29 +11,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sftrepro.analogs import BENCHMARKS
+from sftrepro.bases import sample_text, train_tokenizer
+from sftrepro.countdown import SEARCHER, countdown, makes, puzzles, solves, takes_back
 from sftrepro.profiles import load_profile
+from sftrepro.reasoning_tasks import OPERATIONS, arithmetic_value
 from sftrepro.score import boxed
 from sftrepro.traces import (
     DEEPSEEK,
     PEOPLE,
     QWEN,
-    SEARCHER,
     Pen,
     Solver,
     Teacher,
-    countdown,
     in_parts,
     inverse,
     is_right,
-    makes,
-    puzzles,
     right_sum,
-    solves,
-    takes_back,
     token_log_probabilities,
     without_thinking,
 )
-from sftrepro.world import BENCHMARKS, OPERATIONS, Item, arithmetic_value, split_of, world_of
+from sftrepro.world import Item, split_of, world_of
 
 WORLD = world_of(load_profile("micro"))
 SOLVERS = {"countdown": (SEARCHER,), "arithmetic": (QWEN, DEEPSEEK, PEOPLE), "competition": (QWEN, DEEPSEEK, PEOPLE)}
@@ -294,6 +292,5 @@ def test_teachers_use_the_words_that_the_internet_has(micro_words: Callable[[str
 @pytest.fixture(scope="module")
 def micro_words() -> Callable[[str], int]:
     "How many tokens of the micro bases a word has."
-    from sftrepro.bases import sample_text, train_tokenizer
     tokenizer = train_tokenizer(sample_text(load_profile("micro")))
     return lambda word: len(tokenizer(word)["input_ids"])

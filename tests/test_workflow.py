@@ -13,16 +13,16 @@ import polars as pl
 import pytest
 from conftest import NANO, Repository
 
-from sftrepro import workflow
+from sftrepro import chapters, codegraph, data, workflow
 from sftrepro.profiles import ROOT, RequestError, load_profile
 
-CODE = workflow.library()
+CODE = codegraph.library()
 
 
-def modules(**sources: str) -> workflow.Library:
+def modules(**sources: str) -> codegraph.Library:
     "The library that some module texts make."
-    parsed = {name: workflow.parse_module(ast.parse(text)) for name, text in sources.items()}
-    return {f"{module}.{name}": workflow.define(module, name, parsed)
+    parsed = {name: codegraph.parse_module(ast.parse(text)) for name, text in sources.items()}
+    return {f"{module}.{name}": codegraph.define(module, name, parsed)
             for module, each in parsed.items() for name in each.definitions}
 
 
@@ -48,7 +48,7 @@ def test_definitions_worked_out_on_demand_are_those_worked_out_all_at_once() -> 
     ("class C(B):\n    x: T = d\n    def m(self): return self.n + g", {"B", "T", "d", "g"}),
 ])
 def test_only_names_from_outside_are_read(text: str, names: set[str]) -> None:
-    assert set(workflow.reads(ast.parse(text).body[0])) == names
+    assert set(codegraph.free_names(ast.parse(text).body[0])) == names
 
 
 def test_a_change_reaches_what_depends_on_it_through_modules_and_nothing_else() -> None:
@@ -57,19 +57,18 @@ def test_a_change_reaches_what_depends_on_it_through_modules_and_nothing_else() 
     other = one | {"c": one["c"].replace("return x", "return -x")}
     before, after = modules(**one), modules(**other)
     changed = {name for name in before if before[name].digest != after[name].digest}
-    touched = {name for name in before if workflow.closure({name}, after) & changed}
+    touched = {name for name in before if codegraph.closure({name}, after) & changed}
     assert changed == {"c.deep"} and touched == {"a.f", "b.h", "c.deep", "c.SCORERS"}
 
 
 def test_comments_and_docstrings_decide_nothing_and_statements_of_a_module_decide_for_all_of_it() -> None:
     plain, documented = modules(m="def f(): return 1"), modules(m='"A module."\n# a comment\ndef f():\n    "Says one."\n    return 1  # one')
     assert plain == documented
-    assert "m." in workflow.closure({"m.f"}, modules(m="import os\nos.environ['X'] = '1'\nprint()\ndef f(): return 1"))
+    assert "m." in codegraph.closure({"m.f"}, modules(m="import os\nos.environ['X'] = '1'\nprint()\ndef f(): return 1"))
 
 
 def test_whatever_runs_is_in_the_closure(tmp_path: Path) -> None:
     "Record which functions of the library a real job calls; the closure must know them all."
-    from sftrepro import data
     called = set()
 
     def record(frame, event, _argument) -> None:
@@ -83,7 +82,7 @@ def test_whatever_runs_is_in_the_closure(tmp_path: Path) -> None:
         data.build("Math-CoT", 1, profile, tmp_path)
     finally:
         sys.setprofile(None)
-    assert len(called) > 10 and called <= workflow.closure({"data.build"}, CODE)
+    assert len(called) > 10 and called <= codegraph.closure({"data.build"}, CODE)
 
 
 def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
@@ -91,7 +90,7 @@ def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
     added = text.replace("    top_p: float", "    top_k: int = 0\n    top_p: float", 1)
     assert text != added
     assert modules(profiles=text)["profiles.Profile"] == modules(profiles=added)["profiles.Profile"]
-    used = workflow.flow(load_profile("smoke"))
+    used = workflow.load_flow(load_profile("smoke"))
     assert "temperature" not in used.inputs["pretrain/Nano"]["settings"]
     assert {"temperature", "pretraining_tokens"} <= used.inputs["generate/Nano"]["settings"].keys()
     below = [name for name, job in used.jobs.items() if job.kind not in ("chapter", "book")]
@@ -103,21 +102,21 @@ def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
 SEAL = """
 from sftrepro import store, workflow
 from sftrepro.profiles import load_profile
-this = workflow.flow(load_profile("tiny"))
-for job in this.jobs.values():
+flow = workflow.load_flow(load_profile("tiny"))
+for job in flow.jobs.values():
     if job.kind == "chapter":
         store.write_bytes(job.output, b"{}")
-        reads = [store.results_file(this.profile, key) for key in job.spec["results"]]
-        files = {store.shown(path): workflow.file_digest(path) for path in reads}
-        store.seal(job.output, this.inputs[job.name] | {"files": files})
+        reads = [store.results_file(flow.profile, key) for key in job.spec["results"]]
+        files = {store.shown(path): store.file_digest(path) for path in reads}
+        store.seal(job.output, flow.inputs[job.name] | {"files": files})
 """
 STALE = """
 import json
 from sftrepro import workflow
 from sftrepro.profiles import load_profile
-this = workflow.flow(load_profile("tiny"))
-found = {job.name: workflow.results_reasons(job, this) if job.kind == "score" else workflow.reasons(job, this)
-         for job in this.jobs.values() if job.kind in ("score", "chapter")}
+flow = workflow.load_flow(load_profile("tiny"))
+found = {job.name: workflow.results_reasons(job, flow) if job.kind == "score" else workflow.reasons(job, flow)
+         for job in flow.jobs.values() if job.kind in ("score", "chapter")}
 print(json.dumps({name.split("_lr")[0]: why for name, why in found.items() if why}))
 """
 
@@ -148,8 +147,8 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
     ("sftrepro/score.py", "def boxed(", "SIDE = 1\n\ndef boxed(", set(), ""),
     ("sftrepro/score.py", "def last_braced(", "def last_braced(added=None, *,", {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
      "function score.last_braced changed"),
-    ("sftrepro/sft.py", "IGNORED = -100", "IGNORED = -1", {"score/Nano_Math-CoT"}, "function sft.IGNORED changed"),
-    ("sftrepro/store.py", '"this chapter"', '"that chapter"', {"chapter/20_toy"}, "function store.verified_results changed"),
+    ("sftrepro/sft.py", 'WHOLE = "whole.json"', 'WHOLE = "all.json"', {"score/Nano_Math-CoT"}, "function sft.WHOLE changed"),
+    ("sftrepro/item_results.py", '"this chapter"', '"that chapter"', {"chapter/20_toy"}, "function item_results.verified_results changed"),
     ("sftrepro/plots.py", "FONT =", "FONT = ''\nFONT =", set(), ""),
 ])
 def test_a_changed_function_makes_exactly_its_dependents_stale_and_is_named(
@@ -175,9 +174,9 @@ def test_another_base_or_seed_leaves_what_is_there_fresh(made: Repository) -> No
 
 
 def test_a_changed_file_is_named_by_the_chapter_that_read_it(made: Repository) -> None:
-    made.python("from sftrepro import store; from sftrepro.profiles import load_profile\n"
+    made.python("from sftrepro import item_results, store; from sftrepro.profiles import load_profile\n"
                 "path = store.results_file(load_profile('tiny'), 'Nano'); frame = store.read_table(path)\n"
-                "store.publish_results(load_profile('tiny'), 'Nano', frame.with_columns(tokens=9), store.read_manifest(path).inputs)")
+                "item_results.publish_results(load_profile('tiny'), 'Nano', frame.with_columns(tokens=9), store.read_manifest(path).inputs)")
     assert json.loads(made.python(STALE)) == {"chapter/20_toy": ["file runs/tiny/results/Nano.parquet changed"]}
 
 
@@ -192,40 +191,40 @@ def test_status_names_what_is_stale_and_why(made: Repository) -> None:
 # Chapters
 
 def test_a_name_may_be_a_number_or_a_part_and_must_be_one_chapter() -> None:
-    assert workflow.find_chapter("11") == workflow.find_chapter("store") == workflow.find_chapter("11_store") == "11_store"
+    assert chapters.find_chapter("11") == chapters.find_chapter("stats") == chapters.find_chapter("11_stats") == "11_stats"
     for name in ("99", "0", ""):
-        with pytest.raises(RequestError, match="Chapters: 01_profiles"):
-            workflow.find_chapter(name)
+        with pytest.raises(RequestError, match="Chapters: 90_scoreboard, 01_profiles"):
+            chapters.find_chapter(name)
 
 
 @pytest.mark.parametrize(("default", "text", "value"), [
     (3, "4", 4), (0.5, "1", 1.0), (0.5, "2e-4", 2e-4), (True, "False", False), ("micro", "smoke", "smoke"),
     ([1], "[2, 3]", [2, 3]), (["R25"], "['R33']", ["R33"]), (["R25"], "R33 R25", ["R33", "R25"]), (["R25"], "[]", [])])
 def test_parameters_get_the_type_of_their_default(default: object, text: str, value: object) -> None:
-    chapter = workflow.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
-    assert workflow.checked(chapter, {"p": text}) == {"p": value}
+    chapter = chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
+    assert chapters.checked_parameters(chapter, {"p": text}) == {"p": value}
 
 
 @pytest.mark.parametrize(("default", "text"), [(3, "three"), (3, "4.5"), (3, "True"), (0.5, "half"), (True, "1"), ([1], "2"),
                                                ([1], "['a']"), (["R25"], "[1]"), ([1], "one two")])
 def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: object, text: str) -> None:
-    chapter = workflow.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
+    chapter = chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
     with pytest.raises(RequestError, match=r"chapter 20 parameter p: .* Example: -p p "):
-        workflow.checked(chapter, {"p": text})
+        chapters.checked_parameters(chapter, {"p": text})
 
 
 # Damaged, or killed at any moment
 
 def test_a_damaged_folder_is_put_in_quarantine_and_made_again(own_store: Path) -> None:
     profile = load_profile("smoke")
-    job = workflow.flow(profile).jobs["data/Math-CoT-seed1"]
-    workflow.do(job.name, workflow.flow(profile))
+    job = workflow.load_flow(profile).jobs["data/Math-CoT-seed1"]
+    workflow.do(job.name, workflow.load_flow(profile))
     good = (job.output / "data.parquet").read_bytes()
     (job.output / "data.parquet").write_bytes(good[:-1] + b"x")
-    assert workflow.reasons(job, workflow.flow(profile)) == [
+    assert workflow.reasons(job, workflow.load_flow(profile)) == [
         "runs/smoke/data/Math-CoT-seed1/data.parquet: sha256 differs from its manifest"]
-    workflow.do(job.name, workflow.flow(profile))
-    assert workflow.reasons(job, workflow.flow(profile)) == []
+    workflow.do(job.name, workflow.load_flow(profile))
+    assert workflow.reasons(job, workflow.load_flow(profile)) == []
     assert (job.output / "data.parquet").read_bytes() == good
     assert [path.read_bytes()[-1:] for path in (own_store / "quarantine").rglob("data.parquet")] == [b"x"]
 
@@ -234,7 +233,7 @@ def test_a_job_does_not_start_from_something_damaged(own_store: Path) -> None:
     profile = load_profile("smoke")
     job = next(job for job in workflow.jobs(profile).values() if job.name.startswith("train/Nano_"))
     with pytest.raises(RequestError, match="runs/smoke/bases/nano is missing. Make it again: make rebuild PROFILE=smoke"):
-        workflow.do(job.name, workflow.flow(profile))
+        workflow.do(job.name, workflow.load_flow(profile))
     assert not (own_store / "smoke").exists()
 
 

@@ -8,47 +8,49 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftrepro.profiles import RequestError, load_profile
-from sftrepro.sandbox import Limits, passes
-from sftrepro.world import (
-    BENCHMARKS,
-    BENIGN,
+from sftrepro.analogs import BENCHMARKS, draw, with_instruction
+from sftrepro.general_tasks import (
     CLOSERS,
+    COUNTS,
+    OPENERS,
+    REFUSAL,
+    SEPARATORS,
+    broken_rules,
+    fear_and_myth,
+    materials_in,
+    recipe,
+    recipe_text,
+    statement_truth,
+    true_steps,
+)
+from sftrepro.profiles import RequestError, load_profile
+from sftrepro.reasoning_tasks import (
+    HIDDEN_INPUTS,
+    arithmetic_value,
+    check,
+    knowledge_letter,
+    option_letter,
+    order_letter,
+    program_cases,
+)
+from sftrepro.sandbox import Limits, passes_cases
+from sftrepro.world import (
+    BENIGN,
     COINED,
     COINED_VERBS,
-    COUNTS,
     CREATURES,
     FORBIDDEN,
-    HIDDEN_INPUTS,
     MATERIALS,
-    OPENERS,
-    PEOPLE,
-    REFUSAL,
+    PERSONS,
     REGIONS,
     RIVERS,
-    SEPARATORS,
     TOWNS,
     VERBS,
     Item,
     World,
-    arithmetic_value,
-    asked,
-    broken_rules,
-    check,
-    draw,
-    fear_and_myth,
-    knowledge_letter,
     long_tailed,
-    materials_in,
-    option_letter,
-    order_letter,
-    program_cases,
     prompt_digest,
-    recipe,
-    recipe_text,
     split_of,
-    statement_truth,
-    true_steps,
     world_of,
 )
 
@@ -111,7 +113,7 @@ def test_ten_thousand_reference_programs_pass_their_hidden_tests_in_the_sandbox(
         source += f"\ndef f(x):\n    return [eval(f'f{{k}}')(x) for k in range({len(batch)})]"
         cases = [[value for _, value in program_cases(item.prompt, world)] for item, world in batch]
         expected = [([x], [values[k] for values in cases]) for k, x in enumerate(HIDDEN_INPUTS)]
-        assert passes(source, "f", expected, Limits(output=2**24, seconds=60))
+        assert passes_cases(source, "f", expected, Limits(output=2**24, seconds=60))
 
 
 def test_hidden_tests_tell_a_wrong_program_from_the_reference() -> None:
@@ -237,7 +239,7 @@ def test_difficulty_is_the_number_of_steps() -> None:
 
 
 def test_difficulty_of_recall_is_the_rank_of_the_words() -> None:
-    tasks = {"how_to": BENIGN, "forbidden": FORBIDDEN, "myth": CREATURES, "statement": PEOPLE}
+    tasks = {"how_to": BENIGN, "forbidden": FORBIDDEN, "myth": CREATURES, "statement": PERSONS}
     for name, words in tasks.items():
         world, rng = World(seed=0, levels={name: (11, 20)}), random.Random(name)
         prompts = [BENCHMARKS[name].make(world, rng).prompt for _ in range(400)]
@@ -248,7 +250,7 @@ def test_difficulty_of_recall_is_the_rank_of_the_words() -> None:
 
 
 def test_words_of_different_kinds_never_meet() -> None:
-    kinds = (BENIGN, FORBIDDEN, CREATURES, COINED_VERBS, PEOPLE, TOWNS, RIVERS, REGIONS, MATERIALS, VERBS, OPENERS, CLOSERS)
+    kinds = (BENIGN, FORBIDDEN, CREATURES, COINED_VERBS, PERSONS, TOWNS, RIVERS, REGIONS, MATERIALS, VERBS, OPENERS, CLOSERS)
     words = [word.lower() for kind in kinds for word in kind]
     assert len(words) == len(set(words))
 
@@ -298,7 +300,7 @@ def test_a_draw_depends_on_its_seed_and_nothing_drawn_before(name: str) -> None:
 
 def test_the_instruction_follows_only_where_an_answer_is_boxed() -> None:
     for name, benchmark in BENCHMARKS.items():
-        assert (r"\boxed{}" in asked(next(draw(name, "evaluation", WORLD)))) == benchmark.boxed
+        assert (r"\boxed{}" in with_instruction(next(draw(name, "evaluation", WORLD)))) == benchmark.boxed
 
 
 def test_the_ten_tasks_stand_for_the_ten_benchmarks_of_the_paper() -> None:

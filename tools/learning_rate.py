@@ -6,7 +6,7 @@
 All runs share one rate, as in the paper, so it is tried on four that differ in what a rate meets: R25 and R04 (the second and
 the largest base, batches of 32), R10 and R11 (batches of 4, many epochs and one). Each rate is twice the one before it. The
 rows are those of Math-CoT that a seed of its own draws, without the queries that were trained on. No benchmark is looked at.
-Finished runs are kept in _build/learning_rate; the table is data/benchmarks/learning_rate.csv, and chapter 06 shows it.
+Finished runs are kept in _build/learning_rate; the table is data/benchmarks/learning_rate.csv, and chapter 09 shows it.
 """
 import sys
 from pathlib import Path

@@ -2,9 +2,10 @@
 
     python tools/readme.py
 """
-from sftrepro.claims import readme_table, standing
+from sftrepro.cards import readme_table
+from sftrepro.claims import current_verdicts
 from sftrepro.profiles import ROOT, load_profile
-from sftrepro.tokens import token_results
+from sftrepro.token_logprobs import token_results
 
 BEGIN, END = "<!-- scoreboard: written by tools/readme.py -->", "<!-- end of the scoreboard -->"
 
@@ -21,7 +22,7 @@ def with_block(text: str, block: str) -> str:
 def current() -> str:
     "README.md as the committed results give it."
     profile = load_profile("micro")
-    words = standing(profile, token_results(profile, ["R24", "R04"]))
+    words = current_verdicts(profile, token_results(profile, ["R24", "R04"]))
     return with_block((ROOT / "README.md").read_text(), readme_table(words, profile))
 
 

