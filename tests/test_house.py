@@ -80,3 +80,57 @@ def test_a_mention_in_a_docstring_is_a_link_on_the_api_page() -> None:
 def test_labels_are_unique() -> None:
     labels = list(map(chapter_label, chapter_files()))
     assert len(set(labels)) == len(labels)
+
+
+# Shown at work
+
+def sources(path: Path) -> list[tuple[str, str]]:  # exported, shown, import or prose; source
+    "The cells of a notebook, and what each is for."
+    found = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        code = "\n".join(line for line in source.splitlines() if not line.startswith(("#|", "%", "!")))
+        if cell["cell_type"] == "markdown":
+            found.append(("prose", source))
+        elif site.only_imports(code):
+            found.append(("import", code))
+        elif code.strip():
+            found.append(("exported" if source.startswith("#| export") else "shown", code))
+    return found
+
+
+def names_of(path: Path) -> tuple[set[str], set[str]]:
+    "The names that a notebook exports, and those of them that it shows at work."
+    exported, shown = set(), set()
+    for kind, code in sources(path):
+        if kind == "exported":
+            for node in ast.parse(code).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                    exported.add(node.name)
+                elif isinstance(node, ast.Assign | ast.AnnAssign):
+                    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                    exported |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+        elif kind == "shown":
+            shown |= {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    return exported, exported & shown
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_room_shows_two_fifths_of_its_names_at_work(name: str) -> None:
+    exported, shown = names_of(ROOMS[name])
+    assert len(shown) >= 0.4 * len(exported), f"{len(shown)} of {len(exported)}; not shown: {sorted(exported - shown)}"
+
+
+def test_the_house_shows_three_fifths_of_its_names_at_work() -> None:
+    counts = [tuple(map(len, names_of(path))) for path in ROOMS.values()]
+    exported, shown = map(sum, zip(*counts, strict=True))
+    assert shown >= 0.6 * exported
+
+
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_more_than_four_exported_cells_stand_without_a_word_or_an_example(name: str) -> None:
+    streak = longest = 0
+    for kind, _ in sources(ROOMS[name]):
+        streak = streak + 1 if kind == "exported" else streak if kind == "import" else 0
+        longest = max(longest, streak)
+    assert longest <= 4
