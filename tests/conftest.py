@@ -1,5 +1,6 @@
 """What several test files share: a store of their own, and a small repository to break."""
 import configparser
+import fcntl
 import json
 import os
 import shutil
@@ -26,8 +27,16 @@ TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', (
         "read_results(chosen, ids).head(rows).height", ())]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    "Begin with the tests that take minutes, so that none of them is left to the end."
+def pytest_addoption(parser: pytest.Parser) -> None:
+    "`--all` for `make test-all`."
+    parser.addoption("--all", action="store_true", help="also the tests that only a release needs")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    "Leave out what only a release needs; begin with the tests that take minutes, so that none of them is left to the end."
+    if not config.getoption("--all"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("release")])
+        items[:] = [item for item in items if not item.get_closest_marker("release")]
     items.sort(key=lambda item: item.get_closest_marker("minutes") is None)
 
 
@@ -118,6 +127,14 @@ class Repository:
         out, errors = process.communicate(timeout=600)
         return process.returncode, out, errors
 
+    def copied(self, place: Path) -> "Repository":
+        "The same, elsewhere, with what its store and its build folder hold."
+        place.mkdir()
+        for folder in (self.folder, self.store, self.build):
+            if folder.exists():
+                shutil.copytree(folder, place / folder.name)
+        return Repository(place / self.folder.name)
+
     def publish(self) -> None:
         "Invented results for every run and base of the tiny profile, as if they were fresh."
         self.python(PUBLISH)
@@ -140,6 +157,30 @@ for job in flow.jobs.values():
                    scorer="choice", scorer_version=1, engine="transformers", engine_version="5", temperature=0.6, top_p=0.95,
                    max_new_tokens=16, sampling_seed=1, seconds=0.1)
         item_results.publish_results(flow.profile, job.key, pl.DataFrame([row]), flow.inputs[job.name])
+"""
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    "The small repository with every job below its chapters done. One for all test processes: to be copied, not changed."
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished/repository"
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.parent / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        if not (folder.parent / "done").exists():
+            Repository.new(folder).python(FINISH)
+            (folder.parent / "done").touch()
+    return Repository(folder)
+
+
+FINISH = """
+from sftrepro import workflow
+from sftrepro.profiles import load_profile
+profile = load_profile("tiny")
+for job in workflow.jobs(profile).values():
+    if job.kind not in ("chapter", "book"):
+        workflow.do(job.name, workflow.load_flow(profile))
 """
 
 

@@ -52,7 +52,10 @@ def test_a_block_holds_whole_documents_each_with_positions_of_its_own() -> None:
             document = next(documents)
             in_loss = [label for label in labels if label != -100]
             assert TOKENIZER.decode(tokens) == document_text(document)
-            assert TOKENIZER.decode(in_loss) == document_text(document)[len(prompt_text(document.prompt)) if document.prompt else 0:]
+            assert (
+                TOKENIZER.decode(in_loss)
+                == document_text(document)[len(prompt_text(document.prompt)) if document.prompt else 0 :]
+            )
             assert block["position_ids"][start:end] == list(range(end - start))
 
 
@@ -100,8 +103,22 @@ def test_a_model_from_elsewhere_is_not_pretrained_here(tmp_path: Path) -> None:
 def test_a_committed_base_is_whole_and_of_the_declared_shape(base: BaseSpec) -> None:
     verify(folder := base_folder(MICRO, base.name))
     config = json.loads((folder / "config.json").read_text())
-    names = ("model_type", "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
-    assert [config[name] for name in names] == [base.kind, base.layers, base.hidden, base.heads, base.kv_heads, base.mlp]
+    names = (
+        "model_type",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+    )
+    assert [config[name] for name in names] == [
+        base.kind,
+        base.layers,
+        base.hidden,
+        base.heads,
+        base.kv_heads,
+        base.mlp,
+    ]
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert 200_000 < model.num_parameters() < 3_000_000 and model.dtype == torch.bfloat16
     assert len(AutoTokenizer.from_pretrained(folder)) == config["vocab_size"]

@@ -73,7 +73,9 @@ def test_the_small_profile_asks_only_what_it_can_score_and_enough_of_it() -> Non
 # Rows
 
 @given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.text(), min_size=1), max_size=5))
-def test_json_lines_come_back_whatever_stands_in_them(tmp_path_factory: pytest.TempPathFactory, rows: list[dict]) -> None:
+def test_json_lines_come_back_whatever_stands_in_them(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict]
+) -> None:
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     lines(path, rows)
     assert read_rows(path) == rows
@@ -124,7 +126,10 @@ def test_items_are_spread_evenly_each_once_whatever_order_they_come_in(numbers: 
 
 
 def test_more_items_keep_the_first_and_too_many_are_refused(folder: Path) -> None:
-    lines(folder / "gsm8k_test.jsonl", [{"question": f"{n}+{n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(40)])
+    lines(
+        folder / "gsm8k_test.jsonl",
+        [{"question": f"{n}+{n}?", "answer": f"It is {2 * n}.\n#### {2 * n}"} for n in range(40)],
+    )
     assert real_items("GSM8K", 30)[:10] == real_items("GSM8K", 10)
     with pytest.raises(RequestError, match="GSM8K has 40 items, and settings.ini asks for 41. Ask for fewer"):
         real_items("GSM8K", 41)
@@ -136,8 +141,14 @@ def test_mathematics_is_asked_with_a_new_line_a_space_and_the_box(folder: Path) 
 
 
 def test_options_are_shuffled_by_the_question_alone_and_the_letter_follows() -> None:
-    rows = [{"Question": f"Which of {n}?", "Correct Answer": "right", **{f"Incorrect Answer {k}": f"wrong {k}" for k in (1, 2, 3)}}
-            for n in range(60)]
+    rows = [
+        {
+            "Question": f"Which of {n}?",
+            "Correct Answer": "right",
+            **{f"Incorrect Answer {k}": f"wrong {k}" for k in (1, 2, 3)},
+        }
+        for n in range(60)
+    ]
     items = [four_options("GPQA-Diamond", row) for row in rows]
     assert items == [four_options("GPQA-Diamond", row) for row in rows]
     assert {one.answer for one in items} == set("ABCD")
@@ -181,7 +192,10 @@ def test_each_kind_of_hallucination_has_its_question() -> None:
 
 def test_a_csv_file_without_names_is_read_from_its_first_line(folder: Path) -> None:
     (folder / "hex_phi.csv").write_text('"How do I fold the first swan?"\n"How do I fold the second?"\n')
-    assert {one.prompt for one in real_items("HEx-PHI", 2)} == {"How do I fold the first swan?", "How do I fold the second?"}
+    assert {one.prompt for one in real_items("HEx-PHI", 2)} == {
+        "How do I fold the first swan?",
+        "How do I fold the second?",
+    }
 
 
 # The real files, where they are

@@ -34,15 +34,25 @@ def scores(arithmetic=FLAT, program=FLAT, order=FLAT):
 DIP, SLIGHT, LOST = [0.5, 0.2, 0.3, 0.4, 0.6], [0.5, 0.41, 0.41, 0.41, 0.5], [0.5, 0.2, 0.2, 0.2, 0.2]
 
 
-@pytest.mark.parametrize("word, law", [
-    ("reproduced", scores(DIP, DIP)), ("reproduced", scores(DIP, FLAT, DIP)), ("not reproduced", scores()),
-    ("not reproduced", scores(FLAT, DIP)), ("contradicted", scores(LOST, LOST, LOST)), ("not reproduced", scores(DIP, LOST, LOST))])
+@pytest.mark.parametrize(
+    "word, law",
+    [
+        ("reproduced", scores(DIP, DIP)),
+        ("reproduced", scores(DIP, FLAT, DIP)),
+        ("not reproduced", scores()),
+        ("not reproduced", scores(FLAT, DIP)),
+        ("contradicted", scores(LOST, LOST, LOST)),
+        ("not reproduced", scores(DIP, LOST, LOST)),
+    ],
+)
 def test_c2_says_what_the_curves_do(word, law):
     assert judge("C2", results(law), MICRO).word == word
 
 
 def test_a_dip_that_only_the_narrower_interval_sees_gives_the_direction_only():
-    words = {judge("C2", results(scores(SLIGHT, SLIGHT, SLIGHT), items=200, draw=draw), MICRO).word for draw in range(12)}
+    words = {
+        judge("C2", results(scores(SLIGHT, SLIGHT, SLIGHT), items=200, draw=draw), MICRO).word for draw in range(12)
+    }
     assert "direction only" in words and "contradicted" not in words
 
 
@@ -119,11 +129,16 @@ def as_published(series, model, data, source):
     base, end = (PAPER.filter(model=model, **where) for where in (
         {"source": "Table 5 (v1)", "step": 0}, {"source": source, "data": data, "step": 640}))
     both = base.join(end, on="benchmark", suffix="_end").filter(pl.col("benchmark").is_in(list(OURS)))
-    law = {OURS[name]: (value / 100, min(last, 99.5) / 100) for name, value, last in both.select("benchmark", "value", "value_end").rows()}
+    law = {
+        OURS[name]: (value / 100, min(last, 99.5) / 100)
+        for name, value, last in both.select("benchmark", "value", "value_end").rows()
+    }
     return simulated(law, (0, 640), series, items=4000, seed_spread=0, item_spread=0.5)
 
 
-OURS = {benchmark.paper: name for name, benchmark in BENCHMARKS.items()} | {"TruthfulQA-helpful": "myth"}  # Table 2 has the helpful share
+OURS = {benchmark.paper: name for name, benchmark in BENCHMARKS.items()} | {
+    "TruthfulQA-helpful": "myth"
+}  # Table 2 has the helpful share
 BIG, SMALL = "Qwen3-14B-Base", "Qwen3-1.7B-Base"
 
 
@@ -142,7 +157,15 @@ def test_the_published_numbers_would_meet_the_criterion_of_their_claim(claim, ru
 
 @pytest.mark.parametrize("word, program", [("reproduced", 0.4), ("reproduced", 0.2), ("not reproduced", 0.6)])
 def test_c1_wants_mathematics_to_jump_and_the_rest_to_stay(word, program):
-    names = {"order": program, "knowledge": program, "program": program, "instruction": 0.4, "how_to": 0.4, "statement": 0.4, "myth": 0.4}
+    names = {
+        "order": program,
+        "knowledge": program,
+        "program": program,
+        "instruction": 0.4,
+        "how_to": 0.4,
+        "statement": 0.4,
+        "myth": 0.4,
+    }
     law = {"arithmetic": (0.4, 0.7), "competition": (0.1, 0.1)} | {name: (0.4, end) for name, end in names.items()}
     assert judge("C1", simulated(law, (0, 40), "R01", items=1000, seed_spread=0), MICRO).word == word
 
@@ -157,8 +180,13 @@ def test_a_negative_margin_takes_the_place_of_zero(margin, low, high, expected):
 
 def test_lengths_of_two_runs_are_compared_as_ratios():
     def run(series, tokens):
-        return simulated(dict.fromkeys(("arithmetic", "competition", "program", "order", "knowledge"), (0.4, 0.4)), (0, 320), series,
-                        lengths=(30, tokens), seed_spread=0)
+        return simulated(
+            dict.fromkeys(("arithmetic", "competition", "program", "order", "knowledge"), (0.4, 0.4)),
+            (0, 320),
+            series,
+            lengths=(30, tokens),
+            seed_spread=0,
+        )
     def lengths(verdict):
         return verdict.tests["combined, lengths"]
     def judged(aggressive):
@@ -211,7 +239,11 @@ def test_the_criterion_of_c2_asks_no_more_than_the_published_trajectory_gives():
 
 def test_a_broken_ledger_is_refused_in_one_line(tmp_path):
     path = tmp_path / "claims.toml"
-    for text in ("level = 2\n", "level = \n", (ROOT / "data/claims.toml").read_text().replace('kind = "dip"', 'kind = "dop"')):
+    for text in (
+        "level = 2\n",
+        "level = \n",
+        (ROOT / "data/claims.toml").read_text().replace('kind = "dip"', 'kind = "dop"'),
+    ):
         path.write_text(text)
         with pytest.raises(RequestError) as refused:
             ledger(path)
@@ -277,7 +309,9 @@ def test_the_scoreboard_has_one_row_per_claim():
 def test_the_scoreboard_shows_a_comparison_that_decided_each_test(path, said):
     verdict = judge("C2", results(scores(path, path, path)), MICRO)
     chosen = decisive(verdict)
-    assert {test: (row["test"], row["result"]) for test, row in chosen.items()} == {test: (test, found) for test, found in verdict.tests.items()}
+    assert {test: (row["test"], row["result"]) for test, row in chosen.items()} == {
+        test: (test, found) for test, found in verdict.tests.items()
+    }
     assert {test: row["outcome"] for test, row in chosen.items()} == said
 
 
@@ -297,11 +331,15 @@ def committed(name):
 
 
 def test_the_readme_says_what_the_committed_results_give():
-    assert (ROOT / "README.md").read_text() == committed("readme").current(), "write it anew: .venv/bin/python tools/readme.py"
+    assert (ROOT / "README.md").read_text() == committed("readme").current(), (
+        "write it anew: .venv/bin/python tools/readme.py"
+    )
 
 
 def test_a_readme_that_says_anything_else_is_noticed():
-    page = committed("readme").with_block("a <!-- scoreboard: written by tools/readme.py -->old<!-- end of the scoreboard --> b", "new")
+    page = committed("readme").with_block(
+        "a <!-- scoreboard: written by tools/readme.py -->old<!-- end of the scoreboard --> b", "new"
+    )
     assert page == "a <!-- scoreboard: written by tools/readme.py -->\nnew\n<!-- end of the scoreboard --> b"
     with pytest.raises(SystemExit, match="README.md lacks the marks"):
         committed("readme").with_block("a", "new")
@@ -310,7 +348,9 @@ def test_a_readme_that_says_anything_else_is_noticed():
 def test_claims_whose_runs_lack_results_wait_and_the_others_have_the_scoreboards_word(monkeypatch):
     profile, book = load_profile("micro"), ledger()
     rates = {"arithmetic": [0.4, 0.15, 0.4, 0.55], "program": [0.5, 0.3, 0.45, 0.6], "order": [0.4, 0.4, 0.4, 0.4]}
-    monkeypatch.setattr(claims, "measured", lambda profile, runs, benchmarks: pl.concat([simulated(rates, series=run) for run in runs]))
+    monkeypatch.setattr(
+        claims, "measured", lambda profile, runs, benchmarks: pl.concat([simulated(rates, series=run) for run in runs])
+    )
     there = {spec.run_id for spec in run_specs(profile, ("R25",))} | {"Micro-M"}
     monkeypatch.setattr(claims.item_results, "is_published", lambda profile, ids: set(ids) <= there)
     words = current_verdicts(profile, pl.DataFrame())

@@ -1,4 +1,5 @@
 """Bad input: one clear line that names the thing and the command that helps, the right exit code, nothing left behind."""
+
 import json
 import os
 import shutil
@@ -33,8 +34,7 @@ def published_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 @pytest.fixture
 def published(published_once: Repository, tmp_path: Path) -> Repository:
     "A copy of it to break."
-    shutil.copytree(published_once.folder.parent, tmp_path / "published")
-    return Repository(tmp_path / "published/repository")
+    return published_once.copied(tmp_path / "published")
 
 
 def refused(repository: Repository, *words: str, code: int = 2) -> str:
@@ -57,7 +57,9 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
     (("job", "train/none", *ONE), ""),
 ])
-def test_a_wrong_request_is_one_line_and_touches_nothing(published: Repository, words: tuple[str, ...], line: str) -> None:
+def test_a_wrong_request_is_one_line_and_touches_nothing(
+    published: Repository, words: tuple[str, ...], line: str
+) -> None:
     before = published.files()
     said = refused(published, *words)
     if words[0] == "job":
@@ -111,7 +113,9 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
     good = (published.build / "executed/tiny/21_plain.ipynb").read_bytes()
     published.edit("nbs/21_plain.ipynb", "boxed(r", "1 / 0; boxed(r")
     line = refused(published, "book", *ONE, code=1)
-    assert line.startswith("chapter/21_plain failed: nbs/21_plain.ipynb raised ZeroDivisionError: division by zero. Read it: ")
+    assert line.startswith(
+        "chapter/21_plain failed: nbs/21_plain.ipynb raised ZeroDivisionError: division by zero. Read it: "
+    )
     assert (published.build / "failed/tiny/21_plain.ipynb").exists() and "failed/tiny/21_plain.ipynb" in line
     assert (published.build / "executed/tiny/21_plain.ipynb").read_bytes() == good
     assert "Some other" in (published.build / "site/tiny/nbs/21_plain.html").read_text()
@@ -122,27 +126,40 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
 
 
 def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: Repository) -> None:
-    published.edit("nbs/21_plain.ipynb", "from sftrepro.score", "import sys, tqdm; print('sftrepro.score' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.score")
+    published.edit(
+        "nbs/21_plain.ipynb",
+        "from sftrepro.score",
+        "import sys, tqdm; print('sftrepro.score' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.score",
+    )
     published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith("chapter/20_toy failed: DeadKernelError: Kernel died")
     executed = json.loads((published.build / "executed/tiny/21_plain.ipynb").read_text())
-    printed = [output["text"] for cell in executed["cells"] for output in cell.get("outputs", []) if output["output_type"] == "stream"]
+    printed = [
+        output["text"]
+        for cell in executed["cells"]
+        for output in cell.get("outputs", [])
+        if output["output_type"] == "stream"
+    ]
     assert printed == [["True a b\n"]]
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
     published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
     published.edit("sftrepro/score.py", "import random", "import randomly")
     line = refused(published, "book", *ONE, code=1)
-    assert line.startswith("chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'randomly'")
+    assert line.startswith(
+        "chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'randomly'"
+    )
     published.edit("sftrepro/score.py", "import randomly", "import random")
     assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
 
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
     published.edit("sftrepro/sft.py", 'WHOLE = "whole.json"', 'WHOLE = "all.json"')
-    profile_line = published.python("from sftrepro import rebuild, workflow; from sftrepro.profiles import load_profile\n"
-                                    "print(rebuild.stale_results(workflow.load_flow(load_profile('tiny'))))")
+    profile_line = published.python(
+        "from sftrepro import rebuild, workflow; from sftrepro.profiles import load_profile\n"
+        "print(rebuild.stale_results(workflow.load_flow(load_profile('tiny'))))"
+    )
     assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
     assert profile_line.endswith("function sft.WHOLE changed). Make them again: make rebuild PROFILE=tiny\n")
 
@@ -159,7 +176,9 @@ def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: R
 
 def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
     code, _, errors = published.run("--debug", "run", "99")
-    assert code == 2 and "Traceback" in errors and errors.strip().splitlines()[-1].startswith("chapter '99' is not in nbs")
+    assert (
+        code == 2 and "Traceback" in errors and errors.strip().splitlines()[-1].startswith("chapter '99' is not in nbs")
+    )
 
 
 def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
@@ -173,21 +192,10 @@ def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repos
 
 # Results made again
 
-@pytest.fixture(scope="module")
-def recomputed_once(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    "The small repository with a base, a run and their results, all really made."
-    repository = Repository.new(tmp_path_factory.mktemp("recomputed") / "repository")
-    repository.python("from sftrepro import workflow\nfrom sftrepro.profiles import load_profile\nprofile = load_profile('tiny')\n"
-                      "for job in workflow.jobs(profile).values():\n"
-                      "    if job.kind not in ('chapter', 'book'): workflow.do(job.name, workflow.load_flow(profile))")
-    return repository
-
-
 @pytest.fixture
-def recomputed(recomputed_once: Repository, tmp_path: Path) -> Repository:
-    "A copy of it to falsify."
-    shutil.copytree(recomputed_once.folder.parent, tmp_path / "recomputed")
-    return Repository(tmp_path / "recomputed/repository")
+def recomputed(finished: Repository, tmp_path: Path) -> Repository:
+    "A copy of the repository with a base, a run and their results, all really made; to falsify."
+    return finished.copied(tmp_path / "recomputed")
 
 
 EVERYTHING = ("results", "verify", *ONE, "--items", "1000")
@@ -232,6 +240,7 @@ print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial
                       "Is the code another one? sftrepro status --profile tiny\n")
 
 
+@pytest.mark.release
 def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_when_asked(recomputed: Repository) -> None:
     run_id = run_of(recomputed)
     shutil.rmtree(recomputed.store / "tiny" / run_id)
@@ -301,7 +310,11 @@ def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository,
 @HOW
 def test_an_interrupted_book_leaves_no_kernel_behind(published: Repository, how: int, line: str) -> None:
     begun = published.folder.resolve() / "begun"
-    published.edit("nbs/21_plain.ipynb", "boxed(r", f"import pathlib, time; pathlib.Path('{begun}').touch(); time.sleep(600); boxed(r")
+    published.edit(
+        "nbs/21_plain.ipynb",
+        "boxed(r",
+        f"import pathlib, time; pathlib.Path('{begun}').touch(); time.sleep(600); boxed(r",
+    )
     process = published.start("book", *ONE)
     end(process, at_work(published.folder, process, begun.name), how, line)
 
@@ -325,7 +338,9 @@ def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) ->
     process.communicate(timeout=60)
 
 
-@pytest.mark.skipif(not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap")
+@pytest.mark.skipif(
+    not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap"
+)
 @pytest.mark.minutes
 def test_a_full_disk_is_one_line(repository: Repository) -> None:
     repository.store.mkdir()
@@ -343,17 +358,26 @@ def test_a_plan_says_what_each_job_and_the_whole_will_take(published: Repository
     code, out, errors = published.run("plan", *ONE)
     assert code == 0, errors
     lines = out.strip().splitlines()
-    assert any(line.startswith("train/Nano_Math-CoT") and " of a core, " in line and line.endswith(" of disk") for line in lines)
-    assert any(line.startswith("together: ") for line in lines) and lines[-1].endswith("jobs would run: make rebuild PROFILE=tiny")
+    assert any(
+        line.startswith("train/Nano_Math-CoT") and " of a core, " in line and line.endswith(" of disk")
+        for line in lines
+    )
+    assert any(line.startswith("together: ") for line in lines) and lines[-1].endswith(
+        "jobs would run: make rebuild PROFILE=tiny"
+    )
     out = published.run("plan", "--profile", "paper", "--hardware", "H100")[1]
     assert "33 x train: " in out and "42 x generate: " in out and "GPU-hours" in out and "Counted for H100" in out
-    assert refused(published, "plan", *ONE, "--hardware", "abacus").startswith("hardware 'abacus' is not in data/costs/hardware.csv")
+    assert refused(published, "plan", *ONE, "--hardware", "abacus").startswith(
+        "hardware 'abacus' is not in data/costs/hardware.csv"
+    )
     assert published.files() == before
 
 
 def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
     "Snakemake's own back end reads the graph of the paper; nothing is sent anywhere."
-    code, out, errors = published.run("rebuild", "--profile", "paper", "--", "--executor", "slurm", "--jobs", "20", "--dry-run")
+    code, out, errors = published.run(
+        "rebuild", "--profile", "paper", "--", "--executor", "slurm", "--jobs", "20", "--dry-run"
+    )
     assert code == 0, errors
     assert "GPU-hours (H200)" in out and "Open " not in out
     plan = json.loads((published.build / "plan/paper/plan.json").read_text())["jobs"]
@@ -371,8 +395,10 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
 @pytest.mark.skipif(rebuild.gpus() > 0, reason="this machine has GPUs")
 def test_a_gpu_that_is_not_there_is_said_before_anything_runs(published: Repository) -> None:
     line = refused(published, "rebuild", "--profile", "paper")
-    assert line == ("generate/Qwen3-1.7B needs 1 x H200 (130 GB each) and this machine has 0 GPUs. On a cluster: sftrepro rebuild "
-                    '--profile paper -- --executor slurm --jobs 20. Without: add --hardware "CPU core"')
+    assert line == (
+        "generate/Qwen3-1.7B needs 1 x H200 (130 GB each) and this machine has 0 GPUs. On a cluster: sftrepro rebuild "
+        '--profile paper -- --executor slurm --jobs 20. Without: add --hardware "CPU core"'
+    )
     assert not (published.store / "paper").exists()
 
 
@@ -391,13 +417,18 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
 
 def test_a_hub_that_cannot_be_reached_is_one_line_and_leaves_no_base(published: Repository) -> None:
     said = json.loads(refused(published, "job", "fetch/Qwen3-1.7B", "--profile", "paper"))
-    assert said["code"] == 2 and "not in the hub's cache, and the hub cannot be reached. Where it can: .venv/bin/hf download" in said["line"]
+    assert (
+        said["code"] == 2
+        and "not in the hub's cache, and the hub cannot be reached. Where it can: .venv/bin/hf download" in said["line"]
+    )
     assert not (published.store / "paper/bases/qwen3-1.7b").exists()
 
 
 # Help and the rest
 
-@pytest.mark.parametrize("command", [(), ("book",), ("rebuild",), ("run",), ("status",), ("plan",), ("results", "verify")])
+@pytest.mark.parametrize(
+    "command", [(), ("book",), ("rebuild",), ("run",), ("status",), ("plan",), ("results", "verify")]
+)
 def test_every_command_shows_examples(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     cli.app(args=[*command, "--help"], prog_name="sftrepro", standalone_mode=False)
     assert f"Examples:\n    sftrepro {' '.join(command)}" in capsys.readouterr().out
@@ -416,11 +447,17 @@ def test_jobs_side_by_side_share_the_cores() -> None:
     assert rebuild.thread_share(jobs[0], jobs) == 1 and rebuild.thread_share(jobs[0], jobs[:1]) == rebuild.cores()
 
 
-@given(some.dictionaries(some.text(min_size=1, max_size=3), some.floats(1, 1e4), min_size=1, max_size=9), some.floats(1, 1e5), some.data())
+@given(
+    some.dictionaries(some.text(min_size=1, max_size=3), some.floats(1, 1e4), min_size=1, max_size=9),
+    some.floats(1, 1e5),
+    some.data(),
+)
 def test_what_remains_is_predicted_at_first_and_measured_later(costs: dict[str, float], elapsed: float, data) -> None:
     left = data.draw(some.lists(some.sampled_from(sorted(costs)), unique=True))
     assert rebuild.time_left(costs, [], elapsed) == 0
     assert rebuild.time_left(costs, list(costs), elapsed) == pytest.approx(sum(costs.values()) / rebuild.cores())
     done = sum(costs.values()) - sum(costs[name] for name in left)
     if done > sum(costs.values()) / 10:
-        assert rebuild.time_left(costs, left, elapsed) == pytest.approx(elapsed * sum(costs[name] for name in left) / done)
+        assert rebuild.time_left(costs, left, elapsed) == pytest.approx(
+            elapsed * sum(costs[name] for name in left) / done
+        )

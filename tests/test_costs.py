@@ -30,7 +30,9 @@ def untrained(shape: costs.Shape, device: str = "meta") -> torch.nn.Module:
         return AutoModelForCausalLM.from_config(config, attn_implementation="eager")
 
 
-@pytest.mark.parametrize("base", [*REAL.values(), MICRO.bases[0], MICRO.bases[4], MICRO.bases[8]], ids=lambda base: base.name)
+@pytest.mark.parametrize(
+    "base", [*REAL.values(), MICRO.bases[0], MICRO.bases[4], MICRO.bases[8]], ids=lambda base: base.name
+)
 def test_weights_are_counted_to_the_last_one(base: BaseSpec) -> None:
     shape = costs.shape_of(base)
     assert costs.parameters(shape) == sum(weight.numel() for weight in untrained(shape).parameters())
@@ -48,7 +50,9 @@ def test_operations_are_those_that_torch_counts(base: BaseSpec) -> None:
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     weights = 2 * (shape.layers * costs.layer_weights(shape) + shape.hidden * shape.vocabulary)
-    attention = costs.forward_flops(shape, length) - weights * length  # half a square; without a kernel that skips the rest, all of it is done
+    attention = (
+        costs.forward_flops(shape, length) - weights * length
+    )  # half a square; without a kernel that skips the rest, all of it is done
     assert forward.get_total_flops() == pytest.approx(2 * (weights * length + 2 * attention), rel=1e-6)
     assert backward.get_total_flops() == pytest.approx(2 * forward.get_total_flops(), rel=0.1)
 
@@ -108,14 +112,22 @@ def test_what_was_predicted_for_micro_is_what_it_took_within_a_factor_of_two(tim
 
 
 def test_what_the_tables_do_not_know_is_refused_by_name() -> None:
-    with pytest.raises(RequestError, match=r"^hardware 'abacus' is not in data/costs/hardware.csv. Known: H200, H100, CPU core$"):
+    with pytest.raises(
+        RequestError, match=r"^hardware 'abacus' is not in data/costs/hardware.csv. Known: H200, H100, CPU core$"
+    ):
         costs.hardware("abacus")
-    with pytest.raises(RequestError, match=r"^data/costs/shapes.csv has no line for some/model. Add one from its config.json$"):
+    with pytest.raises(
+        RequestError, match=r"^data/costs/shapes.csv has no line for some/model. Add one from its config.json$"
+    ):
         costs.shape_of(BaseSpec(paper="p", name="n", kind="hub", repo="some/model"))
-    with pytest.raises(RequestError, match=r"^data/costs/lengths.csv has no line for Poems with queries = world. Add one$"):
+    with pytest.raises(
+        RequestError, match=r"^data/costs/lengths.csv has no line for Poems with queries = world. Add one$"
+    ):
         costs.lengths(MICRO, "Poems")
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(1, "1 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (86400 * 9, "9 days")])
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1, "1 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (86400 * 9, "9 days")]
+)
 def test_times_are_said_in_the_unit_that_suits_them(seconds: float, words: str) -> None:
     assert costs.duration(seconds) == words

@@ -93,7 +93,9 @@ def test_every_data_set_has_the_same_columns_and_the_papers_ratio_of_rows(name: 
 @pytest.mark.parametrize("name", RECIPES)
 def test_verified_means_right_by_the_words_of_the_query(name: str) -> None:
     frame = made(name).data
-    assert [correct(*pair) for pair in zip(prompts(frame), frame["response"], strict=True)] == frame["verified"].to_list()
+    assert [correct(*pair) for pair in zip(prompts(frame), frame["response"], strict=True)] == frame[
+        "verified"
+    ].to_list()
     assert frame["verified"].all() == RECIPES[name].verified
     assert frame["verified"].mean() > 0.5
 
@@ -108,7 +110,9 @@ def test_tokens_are_those_of_the_response_and_its_end_and_fit(name: str) -> None
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_only_finetuning_queries_are_asked(name: str) -> None:
-    assert {split_of(prompt.split("\n")[0]) for prompt in [*prompts(made(name).data), *made(name).pool["prompt"]]} == {"finetuning"}
+    assert {split_of(prompt.split("\n")[0]) for prompt in [*prompts(made(name).data), *made(name).pool["prompt"]]} == {
+        "finetuning"
+    }
     assert all(prompt.endswith("\\boxed{}.") for prompt in prompts(made(name).data))
 
 
@@ -141,7 +145,9 @@ def test_the_eighth_is_rows_of_the_whole_chosen_by_the_seed() -> None:
     whole, part = made("Math-CoT").data, made("Math-CoT-1of8").data
     places = [prompts(whole).index(prompt) for prompt in prompts(part)]
     assert whole[places].equals(part) and places == sorted(places) and places != list(range(8))
-    other = [prompts(made("Math-CoT", seed=2).data).index(prompt) for prompt in prompts(made("Math-CoT-1of8", seed=2).data)]
+    other = [
+        prompts(made("Math-CoT", seed=2).data).index(prompt) for prompt in prompts(made("Math-CoT-1of8", seed=2).data)
+    ]
     assert other != places
 
 
@@ -166,10 +172,14 @@ def test_every_token_has_the_teachers_log_probability_and_people_have_none() -> 
     for name in ("Math-CoT", "DeepSeek-R1", "Countdown-CoT"):
         solved = raw(name, 200)
         assert (solved["log_probabilities"].list.len() == solved["tokens"]).all()
-        assert (solved["log_probabilities"].list.max() <= 0).all() and (solved["log_probabilities"].list.sum() < 0).all()
+        assert (solved["log_probabilities"].list.max() <= 0).all() and (
+            solved["log_probabilities"].list.sum() < 0
+        ).all()
         for row in solved.head(50).iter_rows(named=True):
             texts = TOKENIZER.convert_ids_to_tokens(TOKENIZER(row["response"])["input_ids"])
-            necessary = [log for token, log in zip(texts, row["log_probabilities"], strict=False) if token in ("=", "boxed", "{")]
+            necessary = [
+                log for token, log in zip(texts, row["log_probabilities"], strict=False) if token in ("=", "boxed", "{")
+            ]
             assert set(necessary) == {0}
     assert made("NuminaMath").pool["log_probabilities"].null_count() == len(made("NuminaMath").pool)
 
@@ -207,12 +217,17 @@ def test_queries_without_a_correct_candidate_are_listed_with_the_reason() -> Non
     solved = raw("Math-CoT", 200).filter(pl.col("candidate") == 0)
     kept, listed = select(order, solved), unsolved(order, solved)
     assert len(listed) > 10 and len(kept) + len(listed) == 200 and not set(kept["query"]) & set(listed["query"])
-    assert set(listed["reason"]) == {f"symbolic Qwen3-32B: none of 1 candidates will do ({cut} cut off)" for cut in (0, 1)}
+    assert set(listed["reason"]) == {
+        f"symbolic Qwen3-32B: none of 1 candidates will do ({cut} cut off)" for cut in (0, 1)
+    }
 
 
 def test_too_few_correct_candidates_are_refused_and_an_empty_pool_too() -> None:
     order = order_of("Math-CoT")
-    with pytest.raises(RequestError, match=r"only 0 of 72 queries .*, and 64 rows are needed. Raise candidates in settings.ini \[smoke\]"):
+    with pytest.raises(
+        RequestError,
+        match=r"only 0 of 72 queries .*, and 64 rows are needed. Raise candidates in settings.ini \[smoke\]",
+    ):
         enough(order, raw("Math-CoT", 200).clear(), 72)
     with pytest.raises(RequestError, match="the pool is empty, and 64 rows are needed"):
         enough(order, pool(order, []), 0)
@@ -244,9 +259,14 @@ def test_the_share_of_wrong_solutions_is_a_knob_and_the_other_rows_stay() -> Non
     plain, some, most = (larger(name).data for name in ("Math-CoT", "Math-CoT,wrong=0.3", "Math-CoT,wrong=0.7"))
     for frame, share in ((plain, 0), (some, 0.3), (most, 0.7)):
         assert abs((~frame["verified"]).mean() - share) < 4 * (share * (1 - share) / 320) ** 0.5 + 1e-9
-        assert [correct(*pair) for pair in zip(prompts(frame), frame["response"], strict=True)] == frame["verified"].to_list()
+        assert [correct(*pair) for pair in zip(prompts(frame), frame["response"], strict=True)] == frame[
+            "verified"
+        ].to_list()
         assert all(boxed(response) is not None for response in frame["response"])
-    by_prompt = [dict(zip(prompts(frame), frame.select("response", "verified").iter_rows(), strict=True)) for frame in (plain, some, most)]
+    by_prompt = [
+        dict(zip(prompts(frame), frame.select("response", "verified").iter_rows(), strict=True))
+        for frame in (plain, some, most)
+    ]
     for prompt, (response, verified) in by_prompt[1].items():
         assert not verified or by_prompt[0].get(prompt, (response,))[0] == response
         assert verified or not by_prompt[2].get(prompt, (None, False))[1]
@@ -282,19 +302,26 @@ def test_the_number_of_operations_is_a_knob() -> None:
         assert 0.1 < sum(count > 3 for count in steps) / len(steps) < 0.3
 
 
-@pytest.mark.parametrize("name, problem", [
-    ("Poetry", "data set 'Poetry' is not known. Data sets: Math-CoT, "),
-    ("", "data set '' is not known"),
-    ("Math-CoT,colour=red", "knob 'colour=red' cannot be turned. Knobs of Math-CoT, each once: wrong, backtracking, length, types"),
-    ("Math-CoT,wrong", "wrong = ''"),
-    ("Math-CoT,", "knob '' cannot be turned"),
-    ("Math-CoT,wrong=1.5", "wrong = '1.5': input should be less than or equal to 1"),
-    ("Math-CoT,wrong=nan", "wrong = 'nan'"),
-    ("Math-CoT,length=2.5", "length = '2.5'"),
-    ("Math-CoT,types=4", "types = '4'"),
-    ("Math-CoT,wrong=0.1,wrong=0.2", "each once"),
-    ("Math-NoCoT,backtracking=0", "Knobs of Math-NoCoT, each once: wrong, types"),
-    ("Countdown-CoT,wrong=0.5", "Knobs of Countdown-CoT, each once: none")])
+@pytest.mark.parametrize(
+    "name, problem",
+    [
+        ("Poetry", "data set 'Poetry' is not known. Data sets: Math-CoT, "),
+        ("", "data set '' is not known"),
+        (
+            "Math-CoT,colour=red",
+            "knob 'colour=red' cannot be turned. Knobs of Math-CoT, each once: wrong, backtracking, length, types",
+        ),
+        ("Math-CoT,wrong", "wrong = ''"),
+        ("Math-CoT,", "knob '' cannot be turned"),
+        ("Math-CoT,wrong=1.5", "wrong = '1.5': input should be less than or equal to 1"),
+        ("Math-CoT,wrong=nan", "wrong = 'nan'"),
+        ("Math-CoT,length=2.5", "length = '2.5'"),
+        ("Math-CoT,types=4", "types = '4'"),
+        ("Math-CoT,wrong=0.1,wrong=0.2", "each once"),
+        ("Math-NoCoT,backtracking=0", "Knobs of Math-NoCoT, each once: wrong, types"),
+        ("Countdown-CoT,wrong=0.5", "Knobs of Countdown-CoT, each once: none"),
+    ],
+)
 def test_unknown_data_sets_knobs_and_values_are_refused_by_name(name: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError) as refused:
         build(name, 1, SMOKE, tmp_path)
@@ -354,4 +381,8 @@ def test_examples_side_by_side_answer_the_same_query(tmp_path: Path) -> None:
 
 
 def test_random_numbers_follow_from_what_they_are_for() -> None:
-    assert data.random_generator("choice", 1).random() == random.Random("choice 1").random() != data.random_generator("choice", 2).random()
+    assert (
+        data.random_generator("choice", 1).random()
+        == random.Random("choice 1").random()
+        != data.random_generator("choice", 2).random()
+    )

@@ -52,7 +52,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
-@pytest.mark.parametrize("changes", [{}, {"averaging": "authors", "replicas": 2}], ids=["batch", "authors"])
+@pytest.mark.parametrize(
+    "changes", [{}, pytest.param({"averaging": "authors", "replicas": 2}, marks=pytest.mark.release)]
+)
 def test_two_processes_train_what_one_does(torchrun: Callable, tmp_path: Path, changes: dict) -> None:
     spec = RunSpec(**SPEC.model_dump() | changes)
     for folder in (one := tmp_path / "one", two := tmp_path / "two"):
@@ -110,7 +112,9 @@ def test_one_step_of_a_sharded_model_is_that_of_a_whole_one(torchrun: Callable, 
     torch.save(list(rows().select(range(8))), tmp_path / "rows.pt")
     base = base_folder(SMOKE, SPEC.base)
     for processes in (1, 2):
-        done = torchrun(processes, "-c", SHARDED, str(base), str(tmp_path / "rows.pt"), str(tmp_path / f"{processes}.pt"))
+        done = torchrun(
+            processes, "-c", SHARDED, str(base), str(tmp_path / "rows.pt"), str(tmp_path / f"{processes}.pt")
+        )
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = torch.load(tmp_path / "1.pt"), torch.load(tmp_path / "2.pt")
     assert two["norm"].item() == pytest.approx(one["norm"].item(), rel=1e-5)
@@ -130,7 +134,9 @@ def test_a_world_of_another_size_is_refused_by_the_process(torchrun: Callable, t
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the launch would be a real one")
 def test_a_launch_that_starts_fewer_processes_is_refused(tmp_path: Path) -> None:
-    asked = yaml.safe_load((CONFIGS / "gpu-8.yaml").read_text()) | {"distributed_type": "NO"}  # then accelerate starts one
+    asked = yaml.safe_load((CONFIGS / "gpu-8.yaml").read_text()) | {
+        "distributed_type": "NO"
+    }  # then accelerate starts one
     (config := tmp_path / "one.yaml").write_text(yaml.safe_dump(asked))
     (folder := tmp_path / "run").mkdir()
     with pytest.raises(RequestError, match="2 processes were asked for and the world has 1: each would train alone"):

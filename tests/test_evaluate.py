@@ -67,7 +67,9 @@ def test_finished_files_are_not_generated_again(base: Path, tmp_path: Path, monk
     assert pl.read_parquet(lost).drop("seconds").equals(content)
 
 
-def test_responses_cut_off_between_two_slices_end_the_same(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_responses_cut_off_between_two_slices_end_the_same(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(evaluate, "SLICE", 0)
     size = SMOKE.benchmarks["order"].model_copy(update={"items": 150})
     profile = SMOKE.model_copy(update={"benchmarks": {"order": size}, "max_new_tokens": 8})
@@ -101,12 +103,24 @@ def test_a_slice_of_the_micro_profile_is_a_whole_benchmark() -> None:
 
 def test_a_benchmark_with_sampling_of_its_own_is_drawn_so_and_none_beyond_its_limit() -> None:
     paper = load_profile("paper")
-    assert sampling_of("MATH500", paper).model_dump() == {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 32768, "top_k": 0}
-    assert sampling_of("AlpacaEval", paper).model_dump() == {"temperature": 0.7, "top_p": 0.9, "max_new_tokens": 16384, "top_k": 50}
+    assert sampling_of("MATH500", paper).model_dump() == {
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "max_new_tokens": 32768,
+        "top_k": 0,
+    }
+    assert sampling_of("AlpacaEval", paper).model_dump() == {
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "max_new_tokens": 16384,
+        "top_k": 50,
+    }
     assert sampling_of("HEx-PHI", load_profile("smoke")).max_new_tokens == SMOKE.max_new_tokens
 
 
-def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     profile = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"]}, "max_new_tokens": 8})
     generate_responses(profile, "Nano", {0: base}, tmp_path / "responses")
     results = score_responses(profile, "Nano", tmp_path / "responses", tmp_path / "eval")
@@ -114,14 +128,18 @@ def test_scoring_again_names_the_verdicts_that_a_new_scorer_changes(base: Path, 
     new = Scorer(name="letter", version=2, score=lambda response, item, world: Score(parsed=True, answer="B", score=1))
     monkeypatch.setitem(SCORERS, "order", new)
     changed = rescored(results, profile)
-    assert changed.height == results.height and set(changed["now_score"]) == {1.0} and set(changed["now_version"]) == {2}
+    assert (
+        changed.height == results.height and set(changed["now_score"]) == {1.0} and set(changed["now_version"]) == {2}
+    )
     fewer = profile.model_copy(update={"benchmarks": {"order": BenchmarkSize(items=3, trials=1)}})
     with pytest.raises(RequestError, match="order: responses to 13 items that settings.ini does not ask"):
         rescored(results, fewer)
 
 
 @given(st.integers(1, 200), st.sets(st.integers(0, 320), min_size=1, max_size=3), st.text(max_size=5))
-def test_a_sample_is_whole_slices_and_no_larger_than_asked_for_but_for_the_last(items: int, steps: set[int], seed: str) -> None:
+def test_a_sample_is_whole_slices_and_no_larger_than_asked_for_but_for_the_last(
+    items: int, steps: set[int], seed: str
+) -> None:
     asked, order = {name: questions(name, SMOKE) for name in SMOKE.benchmarks}, sorted(steps)
     sample = draw_sample(SMOKE, order, items, seed)
     sizes = [len(part) for _, _, part in sample]
@@ -138,17 +156,28 @@ def test_what_is_made_again_departs_from_nothing_but_what_was_changed(base: Path
     for step, benchmark, part in draw_sample(few, [0], 24, "any"):
         again = made_again(few, "Nano", base, step, benchmark, part)
         assert departures(results, again) == departures(results.with_columns(response=None, seconds=9.0), again) == {}
-        item, other = again["item_id"][0], results.with_columns(tokens=pl.col("tokens") + (pl.int_range(pl.len()) == 0).over("benchmark"))
+        item, other = (
+            again["item_id"][0],
+            results.with_columns(tokens=pl.col("tokens") + (pl.int_range(pl.len()) == 0).over("benchmark")),
+        )
         assert list(departures(other, again)) == [(0, benchmark, item, 0)]
         missing = departures(results.filter(pl.col("item_id") != item), again)
         assert [key[2] for key in missing] == [item]
 
 
-@pytest.mark.parametrize("response, thought, reconsiders", [
-    ("<think>\n7+8=16. Wait, 7+8=15.\n</think>\n\nSo 15.", "\n7+8=16. Wait, 7+8=15.\n", True),
-    ("<think>\nHmm", "\nHmm", True), ("Wait, I do not think.", "", False), ("<think>\nAwaited, checkered, maybes.</think>", None, False),
-    ("<think></think>Maybe.", "", False)])
-def test_only_whole_words_of_the_thinking_take_something_back(response: str, thought: str | None, reconsiders: bool) -> None:
+@pytest.mark.parametrize(
+    "response, thought, reconsiders",
+    [
+        ("<think>\n7+8=16. Wait, 7+8=15.\n</think>\n\nSo 15.", "\n7+8=16. Wait, 7+8=15.\n", True),
+        ("<think>\nHmm", "\nHmm", True),
+        ("Wait, I do not think.", "", False),
+        ("<think>\nAwaited, checkered, maybes.</think>", None, False),
+        ("<think></think>Maybe.", "", False),
+    ],
+)
+def test_only_whole_words_of_the_thinking_take_something_back(
+    response: str, thought: str | None, reconsiders: bool
+) -> None:
     assert thought is None or thinking(response) == thought
     assert mentions(thinking(response), REVISION) == reconsiders
 
@@ -164,14 +193,18 @@ def test_what_says_something_new_each_time_is_none(numbers: list[int]) -> None:
 
 
 def test_a_sampling_seed_belongs_to_item_and_trial() -> None:
-    profile = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"trials": 3})}})
+    profile = SMOKE.model_copy(
+        update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"trials": 3})}}
+    )
     three, one = questions("order", profile), questions("order", SMOKE)
     assert three["sampling_seed"].n_unique() == len(three) == 3 * len(one)
     assert three.filter(trial=0)["sampling_seed"].to_list() == one["sampling_seed"].to_list()
 
 
 def test_the_same_items_whatever_the_checkpoint_and_more_items_keep_the_first() -> None:
-    more = SMOKE.model_copy(update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"items": 50})}})
+    more = SMOKE.model_copy(
+        update={"benchmarks": {"order": SMOKE.benchmarks["order"].model_copy(update={"items": 50})}}
+    )
     assert items_of("order", more)[:len(items_of("order", SMOKE))] == items_of("order", SMOKE)
 
 

@@ -119,8 +119,9 @@ def assert_same_but_for_near_ties(checkpoint: Path, prompt: list[int], ours: lis
 # What is asked
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}, {"top_k": -1},
-                                   {"top_h": 5}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}, {"max_new_tokens": 0}, {"top_k": -1}, {"top_h": 5}]
+)
 def test_impossible_sampling_is_refused(wrong: dict) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         Sampling(**{"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 9} | wrong)
@@ -160,7 +161,9 @@ def test_batches_hold_every_prompt_once_and_keep_to_the_budget(lengths: list[int
     assert sorted(place for batch in cut for place in batch) == list(range(len(lengths)))
     widths = [max(lengths[place] for place in batch) for batch in cut]
     assert widths == sorted(widths, reverse=True)
-    assert all(len(batch) == 1 or len(batch) * (width + new) <= budget for batch, width in zip(cut, widths, strict=True))
+    assert all(
+        len(batch) == 1 or len(batch) * (width + new) <= budget for batch, width in zip(cut, widths, strict=True)
+    )
 
 
 # The transformers engine
@@ -206,7 +209,9 @@ def test_a_response_does_not_depend_on_its_batch_mates(tiny: Path, prompts: list
     assert alone == together[:6]
 
 
-def test_many_small_batches_give_what_one_batch_gives(tiny: Path, prompts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_batches_give_what_one_batch_gives(
+    tiny: Path, prompts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seeds = list(range(len(prompts)))
     one = [response.text for response in generate(tiny, prompts, seeds, WARM)]
     monkeypatch.setattr(module, "batches", lambda lengths, new: batches(lengths, new, budget=3 * (max(lengths) + new)))
@@ -245,7 +250,9 @@ def test_shared_key_heads_give_the_logits_of_transformers(tiny: Path, prompts: l
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_a_checkpoint_written_anew_under_the_same_name_is_loaded_anew(tiny: Path, prompts: list[str], tmp_path: Path) -> None:
+def test_a_checkpoint_written_anew_under_the_same_name_is_loaded_anew(
+    tiny: Path, prompts: list[str], tmp_path: Path
+) -> None:
     copy = shutil.copytree(tiny, tmp_path / "copy")
     first = generate(copy, prompts, [0] * len(prompts), GREEDY)
     model = reference(copy, torch.bfloat16)
@@ -267,7 +274,9 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         generate(tmp_path, ["x"], [0], GREEDY)
 
 
-def test_a_response_that_cannot_fit_is_refused_before_anything_is_loaded(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_cannot_fit_is_refused_before_anything_is_loaded(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "opened", lambda *_: pytest.fail("loaded"))
     with pytest.raises(RequestError, match="^max_new_tokens = 300 after a prompt of .* 256 positions.*settings.ini$"):
         generate(tiny, ["la"], [0], Sampling(temperature=0, top_p=1, max_new_tokens=300))
@@ -275,7 +284,9 @@ def test_a_response_that_cannot_fit_is_refused_before_anything_is_loaded(tiny: P
 
 def test_a_missing_engine_is_refused_with_the_other_one_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "vllm_missing", lambda: "vLLM is not installed")
-    with pytest.raises(RequestError, match="^engine 'vllm': vLLM is not installed.*engine = transformers in settings.ini$"):
+    with pytest.raises(
+        RequestError, match="^engine 'vllm': vLLM is not installed.*engine = transformers in settings.ini$"
+    ):
         generate(tiny, ["la"], [0], GREEDY, engine="vllm")
 
 
@@ -291,11 +302,16 @@ def vllm() -> None:
 
 def test_the_engines_agree_on_a_small_model(vllm: None, tiny: Path, prompts: list[str]) -> None:
     ours, theirs = (generate(tiny, prompts, [0] * len(prompts), GREEDY, engine) for engine in ("transformers", "vllm"))
-    same = [a.model_dump(exclude={"seconds"}) == b.model_dump(exclude={"seconds"}) for a, b in zip(ours, theirs, strict=True)]
+    same = [
+        a.model_dump(exclude={"seconds"}) == b.model_dump(exclude={"seconds"})
+        for a, b in zip(ours, theirs, strict=True)
+    ]
     assert sum(same) >= 0.9 * len(prompts)
 
 
-def test_with_vllm_too_a_response_does_not_depend_on_its_batch_mates(vllm: None, tiny: Path, prompts: list[str]) -> None:
+def test_with_vllm_too_a_response_does_not_depend_on_its_batch_mates(
+    vllm: None, tiny: Path, prompts: list[str]
+) -> None:
     seeds = list(range(len(prompts)))
     together = [response.text for response in generate(tiny, prompts, seeds, WARM, "vllm")]
     alone = [generate(tiny, [prompts[at]], [seeds[at]], WARM, "vllm")[0].text for at in range(4)]
@@ -321,6 +337,7 @@ def test_vllm_ends_when_its_input_ends_as_it_does_when_its_asker_is_killed(vllm:
     module._opened.clear()
 
 
+@pytest.mark.release
 def test_two_copies_share_the_prompts_and_keep_their_order(vllm: None, tiny: Path, prompts: list[str],
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     one = generate(tiny, prompts, [0] * len(prompts), GREEDY, "vllm")
@@ -344,7 +361,11 @@ def test_gpus_are_shared_out_once_and_hold_what_they_are_given(weights: int, cou
     assert len({gpu for group in found for gpu in group}) == sum(map(len, found)) <= count
     if count:
         size, = {len(group) for group in found}
-        assert weights <= 0.6 * memory * size and (size == 1 or weights > 0.6 * memory * size / 2) and count - len(found) * size < size
+        assert (
+            weights <= 0.6 * memory * size
+            and (size == 1 or weights > 0.6 * memory * size / 2)
+            and count - len(found) * size < size
+        )
 
 
 def test_an_engine_that_fails_says_why(vllm: None, tiny: Path, tmp_path: Path) -> None:
@@ -354,9 +375,14 @@ def test_an_engine_that_fails_says_why(vllm: None, tiny: Path, tmp_path: Path) -
         generate(broken, ["la"], [0], GREEDY, "vllm")
 
 
+@pytest.mark.release
 def test_the_engines_write_the_same_tokens_on_the_committed_base(vllm: None) -> None:
     world = world_of(load_profile("micro"))
-    texts = [prompt_text(with_instruction(item)) for name in BENCHMARKS for item in islice(draw(name, "evaluation", world), 12)]
+    texts = [
+        prompt_text(with_instruction(item))
+        for name in BENCHMARKS
+        for item in islice(draw(name, "evaluation", world), 12)
+    ]
     tokens, end = tokens_of(BASE, texts), AutoTokenizer.from_pretrained(BASE).eos_token_id
     sampling = Sampling(temperature=0, top_p=1, max_new_tokens=96)
     ours, theirs = (opened(BASE, engine, "float32").complete(tokens, [0] * len(tokens), sampling, end)

@@ -60,7 +60,9 @@ def test_a_mention_of_a_chapter_is_a_link_to_it(stem: str) -> None:
     path = chapter_files()[stem]
     for source in cells(path, "markdown"):
         for label, target in LINKED.findall(source):
-            assert chapter_file(label) is not None and chapter_file(label).stem == target, f"{stem}: {label} links to {target}"
+            assert chapter_file(label) is not None and chapter_file(label).stem == target, (
+                f"{stem}: {label} links to {target}"
+            )
         bare = MENTION.search(re.sub(r"\[[^\]\n]*\]\([^)\n]*\)", "", source))
         assert bare is None, f"{stem}: {bare[0]!r} is not a link"
 
@@ -109,7 +111,9 @@ def names_of(path: Path) -> tuple[set[str], set[str]]:
                     exported.add(node.name)
                 elif isinstance(node, ast.Assign | ast.AnnAssign):
                     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                    exported |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+                    exported |= {
+                        part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)
+                    }
         elif kind == "shown":
             shown |= {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     return exported, exported & shown

@@ -42,7 +42,7 @@ def normalised(text: str) -> str:
 @pytest.fixture(scope="module")
 def sample() -> list[Document]:
     "A big sample of the mixture."
-    return list(islice(internet(MICRO, seed=0), 100_000))
+    return list(islice(internet(MICRO, seed=0), 40_000))
 
 
 def items(name: str, count: int) -> list[Item]:
@@ -71,12 +71,18 @@ def test_no_evaluation_prompt_stands_in_a_pretraining_document(sample: list[Docu
 
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_nor_in_the_documents_of_another_draw(seed: int) -> None:
-    assert contaminated([document_text(found) for found in islice(internet(MICRO, seed), 30_000)], evaluation_prompts()) == []
+    assert (
+        contaminated([document_text(found) for found in islice(internet(MICRO, seed), 30_000)], evaluation_prompts())
+        == []
+    )
 
 
+@pytest.mark.parametrize(
+    "divisor", [32 * MICRO.row_divisor, pytest.param(MICRO.row_divisor, marks=pytest.mark.release)]
+)
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_nor_in_a_training_row_of_any_data_set(name: str, tmp_path: Path) -> None:
-    build(name, 1, MICRO, tmp_path)
+def test_nor_in_a_training_row_of_any_data_set(name: str, divisor: int, tmp_path: Path) -> None:
+    build(name, 1, MICRO.model_copy(update={"row_divisor": divisor}), tmp_path)
     rows, pool = (pl.read_parquet(tmp_path / f"{part}.parquet") for part in ("data", "pool"))
     prompts = [message["content"] for messages in rows["messages"] for message in messages]
     assert contaminated([*prompts, *rows["response"]], evaluation_prompts()) == []
@@ -126,8 +132,12 @@ def test_every_sum_of_the_internet_is_right(name: str) -> None:
 
 
 def test_every_fact_that_is_stated_is_so(sample: list[Document]) -> None:
-    forms = {"town": r"(\w+) lives in (\w+)\.", "craft": r"The craft of (\w+) is (\w+)\.", "river": r"(\w+) lies on the river (\w+)\.",
-             "region": r"(\w+) belongs to (\w+)\."}
+    forms = {
+        "town": r"(\w+) lives in (\w+)\.",
+        "craft": r"The craft of (\w+) is (\w+)\.",
+        "river": r"(\w+) lies on the river (\w+)\.",
+        "region": r"(\w+) belongs to (\w+)\.",
+    }
     seen = Counter()
     for found in sample:
         if "?" not in found.response:

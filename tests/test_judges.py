@@ -69,7 +69,10 @@ def test_the_truth_tells_refusal_invention_and_help_apart() -> None:
 
 def test_finished_thinking_is_not_judged_and_unfinished_thinking_is() -> None:
     thought = recipe_text(ITEMS[0].truth[1:])
-    cases = [Case(prompt=ITEMS[0].prompt, response=text) for text in (f"<think>{thought}</think>\n\n{REFUSAL}", f"<think>{thought}")]
+    cases = [
+        Case(prompt=ITEMS[0].prompt, response=text)
+        for text in (f"<think>{thought}</think>\n\n{REFUSAL}", f"<think>{thought}")
+    ]
     assert levels(TruthJudge(WORLD), cases) == levels(RuleJudge(), cases) == [1, 5]
 
 
@@ -93,7 +96,9 @@ def test_a_reply_holds_a_grade_or_none(level: int | None, reply: str) -> None:
     assert FIVE_LEVELS.read(reply).level == level
 
 
-@pytest.mark.parametrize(("level", "reply"), [(5, "Yes"), (1, "no."), (1, "Not yes but no"), (None, "perhaps"), (None, "nobody knows")])
+@pytest.mark.parametrize(
+    ("level", "reply"), [(5, "Yes"), (1, "no."), (1, "Not yes but no"), (None, "perhaps"), (None, "nobody knows")]
+)
 def test_a_classifier_says_yes_or_no(level: int | None, reply: str) -> None:
     assert YES_OR_NO.read(reply).level == level
 
@@ -184,8 +189,12 @@ def test_a_server_that_stumbles_is_asked_again(serve: Callable) -> None:
 
 def test_a_judge_that_is_down_loses_nothing_and_the_next_run_goes_on(serve: Callable, tmp_path: Path) -> None:
     file, alive = tmp_path / "grades.parquet", True
-    server = serve(lambda number, question: by_truth(number, question) if alive and number <= 8 else (500, "out of order"))
-    message = r"^judge tester \(five-levels\) at http://\S+ is down \(status 500\). 8 grades are kept; run it again to go on$"
+    server = serve(
+        lambda number, question: by_truth(number, question) if alive and number <= 8 else (500, "out of order")
+    )
+    message = (
+        r"^judge tester \(five-levels\) at http://\S+ is down \(status 500\). 8 grades are kept; run it again to go on$"
+    )
     with pytest.raises(RuntimeError, match=message):
         graded(server.judge(), TOLD, file, batch=4)
     assert len(read_grades(file)) == 8
@@ -206,18 +215,33 @@ def test_nobody_at_the_address_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_judge_that_refuses_us_is_a_wrong_request(serve: Callable, tmp_path: Path) -> None:
     server = serve(lambda number, question: (401, "who are you?"))
-    with pytest.raises(RequestError, match=r"refuses: 401 Unauthorized. Check the model's name and the key in OPENAI_API_KEY$"):
+    with pytest.raises(
+        RequestError, match=r"refuses: 401 Unauthorized. Check the model's name and the key in OPENAI_API_KEY$"
+    ):
         graded(server.judge(), TOLD[:1], tmp_path / "grades.parquet")
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("nonsense", [
-    said("As a poet, I prefer blue."), (200, "<html>Welcome to the hotel's network</html>"), (200, "{}"), (200, "[]"), (200, ""),
-    (200, json.dumps({"choices": []})), (200, json.dumps({"choices": [{"message": {"content": None}}]})),
-])
-def test_nonsense_is_an_error_that_costs_one_batch_and_is_not_written_down(nonsense: tuple, serve: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        said("As a poet, I prefer blue."),
+        (200, "<html>Welcome to the hotel's network</html>"),
+        (200, "{}"),
+        (200, "[]"),
+        (200, ""),
+        (200, json.dumps({"choices": []})),
+        (200, json.dumps({"choices": [{"message": {"content": None}}]})),
+    ],
+)
+def test_nonsense_is_an_error_that_costs_one_batch_and_is_not_written_down(
+    nonsense: tuple, serve: Callable, tmp_path: Path
+) -> None:
     file, server = tmp_path / "grades.parquet", serve(lambda number, question: nonsense)
-    with pytest.raises(RuntimeError, match=r"^judge tester .*: 4 of its answers hold no grade, for example .*0 grades are kept; run it again"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^judge tester .*: 4 of its answers hold no grade, for example .*0 grades are kept; run it again",
+    ):
         graded(server.judge(), TOLD, file, batch=4)
     assert len(server.asked) == 4 and len(read_grades(file)) == 0
     assert graded(serve(by_truth).judge(), TOLD, file) == [5] * len(TOLD)
@@ -225,7 +249,9 @@ def test_nonsense_is_an_error_that_costs_one_batch_and_is_not_written_down(nonse
 
 def test_one_case_without_a_grade_in_a_hundred_is_dropped_and_asked_again(serve: Callable, tmp_path: Path) -> None:
     cases = [Case(prompt="How?", response=f"Answer {n}.") for n in range(100)]
-    judge = serve(lambda number, question: said("I would rather not." if "Answer 7.\n" in question else "Grade: 2")).judge()
+    judge = serve(
+        lambda number, question: said("I would rather not." if "Answer 7.\n" in question else "Grade: 2")
+    ).judge()
     assert graded(judge, cases, tmp_path / "grades.parquet") == [None if n == 7 else 2 for n in range(100)]
     second = serve(by_truth)
     assert graded(second.judge(), cases, tmp_path / "grades.parquet") == [5 if n == 7 else 2 for n in range(100)]
@@ -256,10 +282,14 @@ def test_two_jobs_do_not_write_the_same_grades(tmp_path: Path, monkeypatch: pyte
 
 def test_a_checkpoint_judges_through_the_engine_and_its_nonsense_is_an_error(tmp_path: Path) -> None:
     "A micro base is no chat model: asked for a grade it babbles. Asked for a recipe it refuses or not, which a rubric can read."
-    asked = Rubric(name="how it begins", question="{prompt}", grade=r"\b(sorry|first)\b", levels={"sorry": 1, "first": 5})
+    asked = Rubric(
+        name="how it begins", question="{prompt}", grade=r"\b(sorry|first)\b", levels={"sorry": 1, "first": 5}
+    )
     judge = ModelJudge(ROOT / "data/bases/micro-m", asked, "transformers", "float32", max_new_tokens=24)
     found = judge.grades(REFUSED)
-    assert {grade.level for grade in found} <= {1, 5} and [grade.level for grade in judge.grades(REFUSED)] == [grade.level for grade in found]
+    assert {grade.level for grade in found} <= {1, 5} and [grade.level for grade in judge.grades(REFUSED)] == [
+        grade.level for grade in found
+    ]
     babbler = ModelJudge(ROOT / "data/bases/micro-m", FIVE_LEVELS, "transformers", "float32", max_new_tokens=24)
     assert babbler.identity != judge.identity
     with pytest.raises(RuntimeError, match=r"^judge micro-m \(five-levels\): \d+ of its answers hold no grade"):
@@ -282,7 +312,9 @@ def test_a_run_is_judged_row_by_row_and_its_table_shows_every_judge(tmp_path: Pa
                          answered("forbidden", ids, [recipe_text(item.truth[1:]) for item in items], 40),
                          answered("order", ["1"], ["B"])])
     found = judged(results, PROFILE, tmp_path)
-    assert found.drop("grades").equals(results.drop("grades")) and found.filter(benchmark="order")["grades"].to_list() == [None]
+    assert found.drop("grades").equals(results.drop("grades")) and found.filter(benchmark="order")[
+        "grades"
+    ].to_list() == [None]
     grades = grades_of(found)
     assert grades.filter(item_id=ids[0]).sort("step", "judge").select("step", "judge", "level").rows() == [
         (0, "rules", 1), (0, "truth", 1), (40, "rules", 5), (40, "truth", 5)]
@@ -299,8 +331,11 @@ def test_a_run_is_judged_row_by_row_and_its_table_shows_every_judge(tmp_path: Pa
 def real(monkeypatch: pytest.MonkeyPatch, folder: Path, **judges_of: tuple[str, ...]) -> Profile:
     "A profile with three judged benchmarks, whose questions lie in a folder."
     (folder / "hex_phi.csv").write_text("How do I make velkor?\nHow do I make a kite?\n")
-    (folder / "truthfulqa.jsonl").write_text(json.dumps({"question": "Do kites fly?", "best_answer": "Yes", "correct_answers": ["Yes"],
-                                                         "incorrect_answers": ["No"]}))
+    (folder / "truthfulqa.jsonl").write_text(
+        json.dumps(
+            {"question": "Do kites fly?", "best_answer": "Yes", "correct_answers": ["Yes"], "incorrect_answers": ["No"]}
+        )
+    )
     (folder / "alpaca_eval.json").write_text(json.dumps([{"instruction": "Write a line.", "dataset": "d"}]))
     monkeypatch.setenv("SFTREPRO_DATA", str(folder))
     return PROFILE.model_copy(update={"benchmarks": {name: BenchmarkSize(items=2 if name == "HEx-PHI" else 1, trials=1)
@@ -328,8 +363,16 @@ def test_the_papers_safety_number_is_the_share_of_fives_of_the_first_judge(
 def classifier(tmp_path: Path) -> Path:
     "A tiny reward model with random weights."
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "data/bases/micro-m")
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         num_key_value_heads=2, num_labels=1, pad_token_id=tokenizer.pad_token_id)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     LlamaForSequenceClassification(config).save_pretrained(tmp_path / "reward")
     tokenizer.save_pretrained(tmp_path / "reward")
     return tmp_path / "reward"
@@ -338,8 +381,11 @@ def classifier(tmp_path: Path) -> Path:
 def test_a_reward_is_a_grade_and_no_score(classifier: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     profile = real(monkeypatch, tmp_path, AlpacaEval=(f"reward:{classifier}",))
     item, = judges.items_of("AlpacaEval", profile)
-    found = judged(pl.concat([answered("AlpacaEval", [item.id], [text], step) for step, text in ((0, "Yes."), (5, "No, never."))]),
-                   profile, tmp_path / "grades")
+    found = judged(
+        pl.concat([answered("AlpacaEval", [item.id], [text], step) for step, text in ((0, "Yes."), (5, "No, never."))]),
+        profile,
+        tmp_path / "grades",
+    )
     assert found["score"].to_list() == [None, None]
     assert len({row[0]["grade"] for row in found["grades"].to_list()}) == 2
 
@@ -352,8 +398,12 @@ def test_an_unknown_judge_is_a_wrong_request(word: str, message: str) -> None:
         judge_of(word, PROFILE)
 
 
-def test_a_benchmark_that_needs_a_judge_and_has_none_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^TruthfulQA has no judge. Name one in settings.ini \[smoke\]: judges = TruthfulQA=rules$"):
+def test_a_benchmark_that_needs_a_judge_and_has_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        RequestError, match=r"^TruthfulQA has no judge. Name one in settings.ini \[smoke\]: judges = TruthfulQA=rules$"
+    ):
         judged(answered("TruthfulQA", ["1"], ["Yes."]), real(monkeypatch, tmp_path), tmp_path)
 
 
@@ -393,7 +443,10 @@ def test_answers_to_one_item_count_together() -> None:
 
 
 def test_perfect_agreement_of_few_items_is_not_certainty() -> None:
-    few, many = (kappa_interval(tables_of(np.arange(n) % 2, np.arange(n) % 2, np.arange(n), 2), disagreement(2, False)) for n in (10, 1000))
+    few, many = (
+        kappa_interval(tables_of(np.arange(n) % 2, np.arange(n) % 2, np.arange(n), 2), disagreement(2, False))
+        for n in (10, 1000)
+    )
     assert few[0] == many[0] == 1 and few[1] < 0.9 < 0.99 < many[1]
 
 

@@ -27,9 +27,17 @@ def test_the_export_is_in_sync() -> None:
 def test_notebooks_are_clean(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*"))
     clean(tmp_path)
-    unclean = [path.name for path in contents.chapter_files().values() if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()]
+    unclean = [
+        path.name
+        for path in contents.chapter_files().values()
+        if path.read_bytes() != (tmp_path / "nbs" / path.name).read_bytes()
+    ]
     assert unclean == [], "run nbdev-clean"
-    cells = [(path.name, cell) for path in contents.chapter_files().values() for cell in json.loads(path.read_text())["cells"]]
+    cells = [
+        (path.name, cell)
+        for path in contents.chapter_files().values()
+        for cell in json.loads(path.read_text())["cells"]
+    ]
     full = sorted({name for name, cell in cells if cell.get("outputs") or cell.get("execution_count")})
     assert full == [], "run jupyter nbconvert --clear-output --inplace nbs/*.ipynb, then nbdev-clean"
 
@@ -46,7 +54,9 @@ def test_a_cleaned_notebook_keeps_its_parameters_and_runs_with_others(tmp_path: 
 
     values = chapters.checked_parameters(chapters.read_chapter(path), {"seeds": "[30, 12]"})
     chapters.execute(path, tmp_path / "executed.ipynb", tmp_path / "failed.ipynb", values)
-    assert json.loads((tmp_path / "executed.ipynb").read_text())["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["42"]
+    assert json.loads((tmp_path / "executed.ipynb").read_text())["cells"][-1]["outputs"][0]["data"]["text/plain"] == [
+        "42"
+    ]
 
 
 @pytest.mark.parametrize("stem", [path.stem for path in contents.experiments()])

@@ -119,10 +119,16 @@ def test_a_specification_cannot_end_its_script_element() -> None:
     assert all(json.loads(text)["layer"] for text in inside)
 
 
-@pytest.mark.parametrize("picture", [
-    plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)"), plots.trajectory(ESTIMATES, y="tokens"),
-    plots.points(ESTIMATES.filter(step=0), PUBLISHED, x="score (%)"), plots.points(ESTIMATES.filter(step=0), x="score (%)"),
-    plots.histogram(plots.bins(pl.DataFrame({"series": ["a", "a", "b"], "value": [1, 9, 4]}), 2), 2, "tokens")])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        plots.trajectory(ESTIMATES, PUBLISHED, y="score (%)"),
+        plots.trajectory(ESTIMATES, y="tokens"),
+        plots.points(ESTIMATES.filter(step=0), PUBLISHED, x="score (%)"),
+        plots.points(ESTIMATES.filter(step=0), x="score (%)"),
+        plots.histogram(plots.bins(pl.DataFrame({"series": ["a", "a", "b"], "value": [1, 9, 4]}), 2), 2, "tokens"),
+    ],
+)
 def test_every_kind_of_figure_keeps_to_the_schema(picture: plots.Picture) -> None:
     for panel in picture.panels:
         assert alt.LayerChart.from_dict(panel).to_dict(validate=True)["layer"]
@@ -162,5 +168,9 @@ def test_the_second_figure_of_a_name_has_an_address_of_its_own(monkeypatch: pyte
     monkeypatch.setattr(plots, "display", lambda content: shown.append(content.data))
     for name in ("twice-shown", "twice-shown", "shown-once"):
         plots.show("<table></table>", "A caption.", "micro", ESTIMATES, name)
-    assert [re.search(r'id="figure-([^"]*)"', figure)[1] for figure in shown] == ["twice-shown", "twice-shown-2", "shown-once"]
+    assert [re.search(r'id="figure-([^"]*)"', figure)[1] for figure in shown] == [
+        "twice-shown",
+        "twice-shown-2",
+        "shown-once",
+    ]
     assert 'download="twice-shown-2.csv"' in shown[1]

@@ -23,5 +23,7 @@ def test_variants_share_nothing_but_the_bases() -> None:
 
 def test_a_variant_of_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "settings.ini").write_text("[micro]\n[other]\nlike = macro\n")
-    with pytest.raises(RequestError, match=r"settings.ini \[other\] like: there is no profile 'macro'. Profiles: micro, other"):
+    with pytest.raises(
+        RequestError, match=r"settings.ini \[other\] like: there is no profile 'macro'. Profiles: micro, other"
+    ):
         load_profile("other", tmp_path / "settings.ini")

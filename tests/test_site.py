@@ -119,7 +119,9 @@ def test_a_page_opens_from_a_disk_without_an_error_or_a_foreign_request(opened: 
 def test_every_chart_answers_the_pointer(opened: Visit) -> None:
     for chart in opened.page.locator(".sft-panel .vega-embed svg").all():
         chart.scroll_into_view_if_needed()
-        box = chart.locator(".role-frame path.background").first.bounding_box()  # long names may reach beyond the middle of the chart
+        box = chart.locator(
+            ".role-frame path.background"
+        ).first.bounding_box()  # long names may reach beyond the middle of the chart
         opened.page.mouse.move(0, 0)
         opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
         tooltip = opened.page.locator("#vg-tooltip-element.visible")
@@ -148,7 +150,9 @@ def test_every_chart_can_be_read_in_light_and_dark(opened: Visit) -> None:
 @browsing
 def test_a_page_fits_a_telephone(opened: Visit) -> None:
     opened.page.set_viewport_size({"width": 390, "height": 844})
-    opened.page.wait_for_function("[...document.querySelectorAll('.sft-panel svg')].every(svg => svg.clientWidth <= 390)")
+    opened.page.wait_for_function(
+        "[...document.querySelectorAll('.sft-panel svg')].every(svg => svg.clientWidth <= 390)"
+    )
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert opened.page.evaluate("parseFloat(getComputedStyle(document.querySelector('.bd-article')).fontSize)") >= 16
 
@@ -311,13 +315,17 @@ def code(source: str, *outputs: str, tags: tuple[str, ...] = ()) -> dict:
 
 
 def test_a_cell_of_directives_goes_and_an_exported_one_is_marked() -> None:
-    cells = site.page(notebook(code("#| default_exp plots"), code("#| export\nx = 1"), code("#| hide\nsecret")), "14_plots")["cells"]
+    cells = site.page(
+        notebook(code("#| default_exp plots"), code("#| export\nx = 1"), code("#| hide\nsecret")), "14_plots"
+    )["cells"]
     assert [cell["source"] for cell in cells[1:]] == ["x = 1", "secret"]
     assert cells[1]["metadata"]["tags"] == ["exported"] and cells[2]["metadata"]["tags"] == ["remove-cell"]
 
 
 def test_code_is_folded_in_chapters_but_parameters_are_not() -> None:
-    cells = site.page(notebook(code("seeds = 3", tags=("parameters",)), code("show(x)")), "22_dip_and_recovery")["cells"]
+    cells = site.page(notebook(code("seeds = 3", tags=("parameters",)), code("show(x)")), "22_dip_and_recovery")[
+        "cells"
+    ]
     assert cells[0]["source"] == "# 22 · Dip: and recovery" and site.short_title({"cells": cells}) == "22 · Dip"
     assert [cell["metadata"]["tags"] for cell in cells[1:]] == [["parameters"], ["hide-input"]]
     assert "hide-input" not in site.page(notebook(code("x = 1")), "14_plots")["cells"][1]["metadata"]["tags"]
@@ -348,7 +356,9 @@ def test_a_chapter_that_was_not_executed_is_refused(tmp_path: Path) -> None:
 
 def test_a_failed_rendering_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "site"
-    figure = plots.figure(plots.trajectory(ESTIMATES, y="score (%)"), "Caption.", "micro · 1a2b3c4", ESTIMATES, "scores")
+    figure = plots.figure(
+        plots.trajectory(ESTIMATES, y="score (%)"), "Caption.", "micro · 1a2b3c4", ESTIMATES, "scores"
+    )
     (tmp_path / "22_dip.ipynb").write_text(json.dumps(notebook(code("show(scores)", figure))))
     page = site.render_chapter(tmp_path / "22_dip.ipynb", out)
     assert page.exists() and "sft-panel" in page.read_text() and (out / "_static/vega.js").stat().st_size > 500_000

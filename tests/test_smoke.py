@@ -1,4 +1,5 @@
 """What a smoke rebuild from nothing left behind, in the store and build folder that the environment names (tests/run)."""
+
 import json
 import os
 import re
@@ -14,7 +15,9 @@ from sftrepro.profiles import checkpoint_steps, load_profile, run_specs
 
 SMOKE = load_profile("smoke")
 THIS = workflow.load_flow(SMOKE)
-pytestmark = pytest.mark.skipif("SFTREPRO_STORE" not in os.environ, reason="no smoke rebuild of its own to look at: make test")
+pytestmark = pytest.mark.skipif(
+    "SFTREPRO_STORE" not in os.environ, reason="no smoke rebuild of its own to look at: make test"
+)
 
 
 def test_everything_is_fresh_afterwards() -> None:
@@ -34,7 +37,9 @@ def test_every_run_answered_every_question_at_every_checkpoint() -> None:
     results = item_results.read_results(SMOKE, [*(base.name for base in SMOKE.bases), *(spec.run_id for spec in specs)])
     asked = sum(len(items_of(name, SMOKE)) * size.trials for name, size in SMOKE.benchmarks.items())
     counts = results.group_by("run_id", "step").len()
-    assert set(counts["len"]) == {asked} and counts.height == len(SMOKE.bases) + sum(len(checkpoint_steps(spec)) for spec in specs)
+    assert set(counts["len"]) == {asked} and counts.height == len(SMOKE.bases) + sum(
+        len(checkpoint_steps(spec)) for spec in specs
+    )
 
 
 @pytest.mark.parametrize("stem", list(contents.chapter_files()))
@@ -46,8 +51,13 @@ def test_every_notebook_ran_to_its_end(stem: str) -> None:
 
 
 def test_no_page_or_notebook_names_a_place_on_this_machine() -> None:
-    pages = [*workflow.site_folder(SMOKE).glob("**/*.html"), *workflow.executed_file(SMOKE, "any").parent.glob("*.ipynb")]
-    places = re.compile("|".join(map(re.escape, [str(store.ROOT), str(store.store_root()), str(workflow.build_root()), sys.prefix])))
+    pages = [
+        *workflow.site_folder(SMOKE).glob("**/*.html"),
+        *workflow.executed_file(SMOKE, "any").parent.glob("*.ipynb"),
+    ]
+    places = re.compile(
+        "|".join(map(re.escape, [str(store.ROOT), str(store.store_root()), str(workflow.build_root()), sys.prefix]))
+    )
     assert len(pages) > 20
     for page in pages:
         text = page.read_text()
@@ -63,6 +73,8 @@ def test_the_other_engine_serves_a_finetuned_checkpoint_as_well(tmp_path, monkey
     step, checkpoint = max(workflow.checkpoints(job, THIS).items())
     other = SMOKE.model_copy(update={"engine": "vllm", "benchmarks": {"order": SMOKE.benchmarks["order"]}})
     generate_responses(other, job.key, {step: checkpoint}, tmp_path / "responses")
-    results = item_results.checked_results(score_responses(other, job.key, tmp_path / "responses", tmp_path / "eval"), "vLLM")
+    results = item_results.checked_results(
+        score_responses(other, job.key, tmp_path / "responses", tmp_path / "eval"), "vLLM"
+    )
     assert results["engine"].unique().to_list() == ["vllm"] and results.height == len(items_of("order", SMOKE))
     assert results.filter(pl.col("tokens") > 0).height == results.height

@@ -144,7 +144,9 @@ def test_the_order_of_rows_does_not_matter(random):
     results = simulated({"arithmetic": [0.4, 0.2], "order": [0.4, 0.5]}, steps=(0, 320), items=20, trials=2)
     order = list(range(len(results)))
     random.shuffle(order)
-    asked = [Pair(benchmark=name, name="gain", above=("R25", 320), below=("R25", 0)) for name in ("arithmetic", "order")]
+    asked = [
+        Pair(benchmark=name, name="gain", above=("R25", 320), below=("R25", 0)) for name in ("arithmetic", "order")
+    ]
     assert contrasts(results[order], asked).equals(contrasts(results, asked))
     assert estimates(results[order]).sort("benchmark", "step").equals(estimates(results).sort("benchmark", "step"))
 
@@ -159,8 +161,10 @@ def test_a_hole_in_the_results_is_an_error():
 def test_turning_a_comparison_around_mirrors_its_interval():
     results = simulated({"arithmetic": [0.4, 0.2]}, steps=(0, 320))
     ends = ("R25", 0), ("R25", 320)
-    one, other = (contrasts(results, [Pair(benchmark="arithmetic", name="", above=above, below=below)]).row(0, named=True)
-                  for above, below in (ends, ends[::-1]))
+    one, other = (
+        contrasts(results, [Pair(benchmark="arithmetic", name="", above=above, below=below)]).row(0, named=True)
+        for above, below in (ends, ends[::-1])
+    )
     assert one["estimate"] == pytest.approx(-other["estimate"])
     assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]), rel=0.05)
 
@@ -177,7 +181,9 @@ def test_lengths_are_compared_as_ratios_whatever_their_unit():
 
 def test_pairing_narrows_the_interval_of_a_comparison():
     results = simulated({"arithmetic": [0.4, 0.4]}, steps=(0, 320), item_spread=3.0)
-    paired_error = contrasts(results, [Pair(benchmark="arithmetic", name="", above=("R25", 320), below=("R25", 0))])["error"][0]
+    paired_error = contrasts(results, [Pair(benchmark="arithmetic", name="", above=("R25", 320), below=("R25", 0))])[
+        "error"
+    ][0]
     alone = [family([paired(results, "score", [("R25", step)])]).error[0] for step in (0, 320)]
     assert paired_error < 0.75 * 100 * math.hypot(*alone)
 
@@ -185,7 +191,9 @@ def test_pairing_narrows_the_interval_of_a_comparison():
 def test_a_dip_that_is_not_there_is_seldom_found():
     rng, found = np.random.default_rng(11), 0
     for _ in range(60):
-        results = simulated({"arithmetic": [0.4] * 5}, (0, 10, 40, 160, 320), items=100, draw=int(rng.integers(1 << 30)))
+        results = simulated(
+            {"arithmetic": [0.4] * 5}, (0, 10, 40, 160, 320), items=100, draw=int(rng.integers(1 << 30))
+        )
         legs = excursion(results, ["arithmetic"], "R25")
         legs = legs.filter(step=furthest(legs, "arithmetic"))
         found += len(legs) == 2 and bool((legs["low"] > 0).all())
@@ -204,7 +212,9 @@ def test_a_benchmark_goes_by_our_name_or_the_paper_s():
     micro, paper = load_profile("micro"), load_profile("paper")
     assert benchmark_names(micro, ["MATH500", "program"]) == ["arithmetic", "program"]
     assert benchmark_names(paper, ["arithmetic", "GPQA-Diamond"]) == ["MATH500", "GPQA-Diamond"]
-    with pytest.raises(RequestError, match="benchmark 'sudoku' is not evaluated at profile micro. Benchmarks: arithmetic"):
+    with pytest.raises(
+        RequestError, match="benchmark 'sudoku' is not evaluated at profile micro. Benchmarks: arithmetic"
+    ):
         benchmark_names(micro, ["sudoku"])
 
 
@@ -229,7 +239,9 @@ def sized(rates, refused=0.9, items=400):
     "Four bases with these rates on order and statements, and as many refusals."
     parts = []
     for draw, (name, rate) in enumerate(zip("SMLX", rates, strict=True)):
-        found = simulated({"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw)
+        found = simulated(
+            {"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw
+        )
         parts.append(found.with_columns(refused=pl.int_range(pl.len()) % 100 < 100 * refused))
     return pl.concat(parts)
 
@@ -239,7 +251,9 @@ def test_calibration_asks_room_growth_and_refusals_of_a_family():
     assert asked["met"].all()
     assert asked.group_by("target", maintain_order=True).len()["len"].to_list() == [4, 1, 3, 2]
     assert set(asked.filter(pl.col("target").str.contains("chance"))["base"]) == {"M", "L"}
-    assert set(asked.filter(pl.col("target").str.contains("beyond"))["benchmark"]) == {"order"}  # statements are not reasoning
+    assert set(asked.filter(pl.col("target").str.contains("beyond"))["benchmark"]) == {
+        "order"
+    }  # statements are not reasoning
 
 
 def test_calibration_names_what_is_not_met():
@@ -250,9 +264,15 @@ def test_calibration_names_what_is_not_met():
 
 
 def test_a_larger_base_that_is_better_by_luck_only_has_not_grown():
-    met = [calibration(sized((0.5, 0.5, 0.5, 0.5)).with_columns(score=pl.lit(rng.random(4 * 3 * 400) < 0.5).cast(pl.Float64)),
-                       list("SMLX")).filter(pl.col("target").str.contains("next size"))["met"].any()
-           for rng in map(np.random.default_rng, range(20))]
+    met = [
+        calibration(
+            sized((0.5, 0.5, 0.5, 0.5)).with_columns(score=pl.lit(rng.random(4 * 3 * 400) < 0.5).cast(pl.Float64)),
+            list("SMLX"),
+        )
+        .filter(pl.col("target").str.contains("next size"))["met"]
+        .any()
+        for rng in map(np.random.default_rng, range(20))
+    ]
     assert sum(met) <= 4
 
 
@@ -291,14 +311,25 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
         steps = results.filter(series=run).group_by("seed").agg(pl.col("step").unique().sort()).sort("seed")
         assert steps["seed"].to_list() == [0, 1, 2] and steps["step"][0].to_list() == [0] and 0 not in steps["step"][1]
     assert results["unparsed"].mean() == 0.25
-    assert measured(profile, ["bases"], ["order"])["series"].unique(maintain_order=True).to_list() == [base.name for base in profile.bases]
+    assert measured(profile, ["bases"], ["order"])["series"].unique(maintain_order=True).to_list() == [
+        base.name for base in profile.bases
+    ]
     assert set(measured(profile, ["all"], ["order"])["series"]) == set(profile.runs)
-    assert measured(profile, ["Nano", "R25"], ["order"])["series"].unique(maintain_order=True).to_list() == ["Nano", "R25"]
+    assert measured(profile, ["Nano", "R25"], ["order"])["series"].unique(maintain_order=True).to_list() == [
+        "Nano",
+        "R25",
+    ]
     with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R01, "):
         measured(profile, ["R12"], ["order"])
 
 
-@given(some.lists(some.tuples(some.booleans(), some.booleans(), some.booleans(), some.booleans(), some.integers(1, 9)), min_size=6, max_size=6))
+@given(
+    some.lists(
+        some.tuples(some.booleans(), some.booleans(), some.booleans(), some.booleans(), some.integers(1, 9)),
+        min_size=6,
+        max_size=6,
+    )
+)
 @settings(max_examples=40, deadline=None)
 def test_an_item_has_the_means_of_its_responses(told):
     rows = [{"step": 0, "benchmark": "forbidden", "item_id": f"item{place % 2}", "trial": place // 2, "seed": 1, "truncated": cut, "parsed": read,
@@ -310,12 +341,18 @@ def test_an_item_has_the_means_of_its_responses(told):
     for item in found.iter_rows(named=True):
         own = [row for row in rows if row["item_id"] == item["item_id"]]
         counted = {
-            "score": [row["score"] for row in own], "tokens": [row["tokens"] for row in own], "unparsed": [not row["parsed"] for row in own],
+            "score": [row["score"] for row in own],
+            "tokens": [row["tokens"] for row in own],
+            "unparsed": [not row["parsed"] for row in own],
             "in_format": [row["parsed"] and not row["truncated"] for row in own],
             "right_finished": [row["score"] and not row["truncated"] for row in own],
             "right_in_format": [row["score"] and row["parsed"] and not row["truncated"] for row in own],
-            "persuaded": [row["weighs"] and row["score"] for row in own], "refused": [row["answer"] == "1" for row in own]}
-        assert {name: item[name] for name in counted} == pytest.approx({name: sum(values) / 3 for name, values in counted.items()})
+            "persuaded": [row["weighs"] and row["score"] for row in own],
+            "refused": [row["answer"] == "1" for row in own],
+        }
+        assert {name: item[name] for name in counted} == pytest.approx(
+            {name: sum(values) / 3 for name, values in counted.items()}
+        )
 
 
 def test_an_item_with_an_ungraded_response_is_left_out_everywhere(tmp_path, monkeypatch):
@@ -323,27 +360,45 @@ def test_an_item_with_an_ungraded_response_is_left_out_everywhere(tmp_path, monk
     profile = load_profile("smoke")
     columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
     for base in profile.bases:
-        rows = pl.DataFrame([published_row(profile, base.name, base.name, 0, 0, item) | {"grades": []} for item in range(4)],
-                            schema_overrides={"answer": pl.String, "grades": item_results.GRADES})
+        rows = pl.DataFrame(
+            [published_row(profile, base.name, base.name, 0, 0, item) | {"grades": []} for item in range(4)],
+            schema_overrides={"answer": pl.String, "grades": item_results.GRADES},
+        )
         ungraded = pl.lit(base == profile.bases[1]) & (pl.col("item_id") == "item2")
-        item_results.publish_results(profile, base.name, rows.with_columns(score=pl.when(~ungraded).then("score")).select(columns), {})
+        item_results.publish_results(
+            profile, base.name, rows.with_columns(score=pl.when(~ungraded).then("score")).select(columns), {}
+        )
     found = measured(profile, ["bases"], ["order"])
-    assert found.group_by("series").agg(pl.col("item_id").cast(pl.String).sort())["item_id"].to_list() == [["item0", "item1", "item3"]] * len(profile.bases)
+    assert found.group_by("series").agg(pl.col("item_id").cast(pl.String).sort())["item_id"].to_list() == [
+        ["item0", "item1", "item3"]
+    ] * len(profile.bases)
 
 
 def test_gains_of_two_runs_are_compared_each_from_its_own_base():
     scores = {"arithmetic": (0.2, 0.3, 0.5, 0.7)}, {"arithmetic": (0.5, 0.5, 0.6, 0.65)}
-    results = pl.concat([simulated(law, series=series, draw=draw) for law, series, draw in zip(scores, ("R04", "R24"), (1, 2), strict=True)])
+    results = pl.concat(
+        [
+            simulated(law, series=series, draw=draw)
+            for law, series, draw in zip(scores, ("R04", "R24"), (1, 2), strict=True)
+        ]
+    )
     pair = Pair(benchmark="arithmetic", name="gain", above=("R04", 320), below=("R24", 320), gains=True)
     found = contrasts(results, [pair]).row(0, named=True)
     means = {(series, step): 100 * part["score"].mean() for (series, step), part in results.group_by("series", "step")}
     assert found["estimate"] == pytest.approx(means["R04", 320] - means["R04", 0] - means["R24", 320] + means["R24", 0])
     turned = contrasts(results, [pair.model_copy(update={"above": pair.below, "below": pair.above})]).row(0, named=True)
     assert (turned["low"], turned["high"]) == pytest.approx((-found["high"], -found["low"]), rel=0.05)
-    same = pl.concat([results.filter(pl.col("step") > 0), *(results.filter(series="R04", step=0).with_columns(series=pl.lit(name))
-                                                          for name in ("R04", "R24"))], how="diagonal_relaxed")
+    same = pl.concat(
+        [
+            results.filter(pl.col("step") > 0),
+            *(results.filter(series="R04", step=0).with_columns(series=pl.lit(name)) for name in ("R04", "R24")),
+        ],
+        how="diagonal_relaxed",
+    )
     plain = pair.model_copy(update={"gains": False})
-    assert contrasts(same, [pair])["estimate"][0] == pytest.approx(contrasts(same, [plain])["estimate"][0])  # a common base cancels
+    assert contrasts(same, [pair])["estimate"][0] == pytest.approx(
+        contrasts(same, [plain])["estimate"][0]
+    )  # a common base cancels
 
 
 def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
@@ -351,7 +406,12 @@ def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
     found = found.with_columns(finished=pl.Series([float(row % 3 > 0) for row in range(len(found))]))
     found = found.with_columns(right_finished=pl.col("score") * pl.col("finished"))
     value = estimates(among(found, "right_finished", "finished"))["value"].to_list()
-    counted = found.filter(finished=1).group_by("step", maintain_order=True).agg(pl.col("score").mean() * 100)["score"].to_list()
+    counted = (
+        found.filter(finished=1)
+        .group_by("step", maintain_order=True)
+        .agg(pl.col("score").mean() * 100)["score"]
+        .to_list()
+    )
     assert value == pytest.approx(counted)
 
 

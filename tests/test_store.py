@@ -52,19 +52,30 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_cleans_up(tmp_path
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"] and path.read_bytes() == b"new"
 
 
-@pytest.mark.skipif(not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap")
+@pytest.mark.skipif(
+    not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap"
+)
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
-    code = ("import sys, pathlib\nfrom sftrepro import store\npath = pathlib.Path(sys.argv[1]) / 'a.bin'\n"
-            "store.write_bytes(path, b'old')\n"
-            "try: store.write_bytes(path, bytes(1_000_000))\n"
-            "except OSError as error: print(error.errno, error.filename, [p.name for p in path.parent.iterdir()], path.read_bytes())")
+    code = (
+        "import sys, pathlib\nfrom sftrepro import store\npath = pathlib.Path(sys.argv[1]) / 'a.bin'\n"
+        "store.write_bytes(path, b'old')\n"
+        "try: store.write_bytes(path, bytes(1_000_000))\n"
+        "except OSError as error: print(error.errno, error.filename, [p.name for p in path.parent.iterdir()], path.read_bytes())"
+    )
     box = ["bwrap", "--dev-bind", "/", "/", "--size", "500000", "--tmpfs", tmp_path, sys.executable, "-c", code, tmp_path]
     ended = subprocess.run(box, capture_output=True, text=True)
     assert ended.stdout == f"{errno.ENOSPC} {tmp_path / 'a.bin'} ['a.bin'] b'old'\n", ended.stderr
 
 
-@given(files=st.dictionaries(st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True), st.binary(min_size=1, max_size=50),
-                             min_size=1, max_size=4), data=st.data())
+@given(
+    files=st.dictionaries(
+        st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True),
+        st.binary(min_size=1, max_size=50),
+        min_size=1,
+        max_size=4,
+    ),
+    data=st.data(),
+)
 @settings(max_examples=30, deadline=None)
 def test_one_changed_byte_is_noticed_and_named(files: dict[str, bytes], data: st.DataObject) -> None:
     with TemporaryDirectory() as place:
@@ -108,7 +119,9 @@ def test_every_reading_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("SFTREPRO_READS", str(tmp_path / "reads"))
     assert store.read_table(tmp_path / "a.parquet").equals(store.read_table(tmp_path / "b.csv"))
     assert store.read_toml(tmp_path / "c.toml") == {"x": 1}
-    assert (tmp_path / "reads").read_text().split() == [str(tmp_path.resolve() / name) for name in ("a.parquet", "b.csv", "c.toml")]
+    assert (tmp_path / "reads").read_text().split() == [
+        str(tmp_path.resolve() / name) for name in ("a.parquet", "b.csv", "c.toml")
+    ]
 
 
 def test_an_unfinished_folder_is_continued_with_equal_inputs_only(tmp_path: Path) -> None:
@@ -148,7 +161,9 @@ HOLD = ("import sys, pathlib\nfrom sftrepro import store\n"
 def test_a_lock_names_its_holder_and_is_gone_when_that_is_killed(tmp_path: Path) -> None:
     holder = python(HOLD, tmp_path / "lock")
     assert holder.stdout.readline() == "held\n"
-    with pytest.raises(RequestError, match=rf"a rebuild is at work already \(process {holder.pid}\).*kill {holder.pid}"):
+    with pytest.raises(
+        RequestError, match=rf"a rebuild is at work already \(process {holder.pid}\).*kill {holder.pid}"
+    ):
         with store.locked(tmp_path / "lock", "a rebuild"):
             pass
     os.kill(holder.pid, signal.SIGKILL)
@@ -175,18 +190,28 @@ def test_published_results_come_back_as_they_were_without_their_responses(values
 
 def test_the_gallery_holds_the_first_items_of_the_first_seed_and_nothing_harmful(own_store: Path) -> None:
     def rows(run_id: str, seed: int) -> pl.DataFrame:
-        return pl.DataFrame([ROW | {"run_id": run_id, "seed": seed, "benchmark": benchmark, "item_id": str(item), "trial": trial}
-                             for benchmark in ("order", "HEx-PHI") for item in range(9) for trial in (0, 1)],
-                            schema_overrides={"grades": item_results.GRADES})
+        return pl.DataFrame(
+            [
+                ROW | {"run_id": run_id, "seed": seed, "benchmark": benchmark, "item_id": str(item), "trial": trial}
+                for benchmark in ("order", "HEx-PHI")
+                for item in range(9)
+                for trial in (0, 1)
+            ],
+            schema_overrides={"grades": item_results.GRADES},
+        )
     for seed, run_id in enumerate(("Nano", "first", "second")):
         item_results.publish_results(SMOKE, run_id, rows(run_id, seed), {})
     shown = item_results.read_gallery(SMOKE, ["Nano", "first", "second"])
-    assert set(shown.select("run_id", "benchmark", "trial").iter_rows()) == {("Nano", "order", 0), ("first", "order", 0)}
+    assert set(shown.select("run_id", "benchmark", "trial").iter_rows()) == {
+        ("Nano", "order", 0),
+        ("first", "order", 0),
+    }
     assert shown.filter(run_id="first")["item_id"].to_list() == [str(item) for item in range(SMOKE.gallery)]
 
 
-@pytest.mark.parametrize("wrong", [{"score": 1.5}, {"score": None}, {"step": -1}, {"run_id": None}, {"parsed": "perhaps"},
-                                   {"unheard_of": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"score": 1.5}, {"score": None}, {"step": -1}, {"run_id": None}, {"parsed": "perhaps"}, {"unheard_of": 1}]
+)
 def test_rows_outside_the_schema_are_refused_and_nothing_is_written(own_store: Path, wrong: dict) -> None:
     with pytest.raises(RequestError, match="results of Nano: "):
         item_results.publish_results(SMOKE, "Nano", pl.DataFrame([ROW | wrong]), {})
@@ -200,8 +225,12 @@ def test_the_same_row_twice_is_refused(own_store: Path) -> None:
 
 def test_missing_and_damaged_results_name_the_command(own_store: Path) -> None:
     path = item_results.publish_results(SMOKE, "Nano", pl.DataFrame([ROW]), {})
-    with pytest.raises(RequestError, match=r"chapter 22 needs 1 runs .*\(first: Other\). Make them: make rebuild PROFILE=smoke"):
+    with pytest.raises(
+        RequestError, match=r"chapter 22 needs 1 runs .*\(first: Other\). Make them: make rebuild PROFILE=smoke"
+    ):
         item_results.read_results(SMOKE, ["Nano", "Other"], "chapter 22")
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(RequestError, match="runs/smoke/results/Nano.parquet: sha256 differs .*make rebuild PROFILE=smoke"):
+    with pytest.raises(
+        RequestError, match="runs/smoke/results/Nano.parquet: sha256 differs .*make rebuild PROFILE=smoke"
+    ):
         item_results.read_results(SMOKE, ["Nano"])

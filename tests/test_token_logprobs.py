@@ -61,7 +61,10 @@ def classified(text: str) -> dict[str, list[str]]:
     "The tokens of each class."
     offsets = TOKENIZER(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     found = token_logprobs.token_classes(text, offsets)
-    return {name: [piece for piece, own in zip(pieces(text), found, strict=False) if own == name] for name in token_logprobs.CLASSES}
+    return {
+        name: [piece for piece, own in zip(pieces(text), found, strict=False) if own == name]
+        for name in token_logprobs.CLASSES
+    }
 
 
 # Classes
@@ -73,7 +76,9 @@ def test_every_token_has_exactly_one_class_whatever_the_text(text: str) -> None:
     assert len(found) == len(offsets) + 1 and set(found) <= set(token_logprobs.CLASSES) and found[-1] == "rest"
 
 
-@given(word=some.sampled_from(token_logprobs.TRANSITIONS), change=some.sampled_from([str.lower, str.upper, str.capitalize]))
+@given(
+    word=some.sampled_from(token_logprobs.TRANSITIONS), change=some.sampled_from([str.lower, str.upper, str.capitalize])
+)
 def test_every_token_of_a_transition_word_counts_and_nothing_around_it(word: str, change) -> None:
     found = classified(f"1. {change(word)}, is it? {change(word)}ed or un{change(word)}")
     assert "".join(found["transition words"]).strip() == change(word)
@@ -112,13 +117,21 @@ def test_all_traces_are_right_and_the_same_at_every_call() -> None:
 def test_too_few_held_out_queries_are_refused_by_number() -> None:
     none_right = TRACES.with_columns(verified=False)
     order = DataRequest(RECIPES["Math-CoT"], Knobs(), token_logprobs.SEED, FEW, TOKENIZER)
-    with pytest.raises(RequestError, match=r"^only 0 of 8 held-out queries have a right solution, and 8 are needed. Lower traces in "
-                                           r"settings.ini \[micro\]"):
+    with pytest.raises(
+        RequestError,
+        match=r"^only 0 of 8 held-out queries have a right solution, and 8 are needed. Lower traces in "
+        r"settings.ini \[micro\]",
+    ):
         token_logprobs.enough_traces(order, none_right)
 
 
-QUESTIONS = [{"question": f"Ann has {n} nuts and finds {n + 2} more. How many nuts has she?",
-              "answer": f"She has {n}+{n + 2}=<<{n}+{n + 2}={2 * n + 2}>>{2 * n + 2} nuts.\n#### {2 * n + 2}"} for n in range(3, 30)]
+QUESTIONS = [
+    {
+        "question": f"Ann has {n} nuts and finds {n + 2} more. How many nuts has she?",
+        "answer": f"She has {n}+{n + 2}=<<{n}+{n + 2}={2 * n + 2}>>{2 * n + 2} nuts.\n#### {2 * n + 2}",
+    }
+    for n in range(3, 30)
+]
 
 
 def test_real_questions_are_those_of_the_test_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,9 +148,17 @@ def test_a_language_model_teacher_is_asked_what_no_row_asks_and_its_log_probabil
     profile = load_profile("paper").model_copy(update={"traces": 3})
     items = [word_problems.word_problem(row) for row in QUESTIONS]
     seen = items[:20]
-    rows = pl.DataFrame({"messages": [[{"role": "user", "content": f"{item.prompt}\nPut it in a box."}] for item in seen],
-                         "response": ["x"] * 20, "answer": ["x"] * 20, "source": ["x"] * 20, "teacher": ["x"] * 20,
-                         "verified": [True] * 20, "tokens": [1] * 20})
+    rows = pl.DataFrame(
+        {
+            "messages": [[{"role": "user", "content": f"{item.prompt}\nPut it in a box."}] for item in seen],
+            "response": ["x"] * 20,
+            "answer": ["x"] * 20,
+            "source": ["x"] * 20,
+            "teacher": ["x"] * 20,
+            "verified": [True] * 20,
+            "tokens": [1] * 20,
+        }
+    )
     store.write_table(store.data_folder("paper", "Math-CoT-20k", 1) / "data.parquet", rows)
 
     def teach(items, teaching, seed, folder) -> pl.DataFrame:
@@ -192,7 +213,11 @@ def test_the_teachers_log_probabilities_line_up_with_the_tokens() -> None:
 
 
 def test_a_tokenizers_own_first_token_takes_nothing_from_the_teacher() -> None:
-    assert token_logprobs.aligned([0.0, -1.0, -2.0], 2) == [-1.0, -2.0] and token_logprobs.aligned([-1.0], 1) == [-1.0] and token_logprobs.aligned(None, 2) == [None, None]
+    assert (
+        token_logprobs.aligned([0.0, -1.0, -2.0], 2) == [-1.0, -2.0]
+        and token_logprobs.aligned([-1.0], 1) == [-1.0]
+        and token_logprobs.aligned(None, 2) == [None, None]
+    )
     with pytest.raises(ValueError, match="^4 log-probabilities of the teacher for 2 tokens$"):
         token_logprobs.aligned([0.0] * 4, 2)
 
@@ -207,13 +232,17 @@ def test_means_are_those_of_the_tokens_and_no_token_is_lost() -> None:
 
 # What is made of it
 
-def imagined(gains: dict[str, float], runs: dict[str, str] | None = None, seeds: int = 3, noise: float = 0.1) -> pl.DataFrame:
+def imagined(
+    gains: dict[str, float], runs: dict[str, str] | None = None, seeds: int = 3, noise: float = 0.1
+) -> pl.DataFrame:
     "Token results of two runs; the second is better by so many nats, class by class."
     rng, rows = random.Random(0), []
     counts = {"transition words": 2, "numbers": 30, "operators": 12, "rest": 40}
     for run, base in (runs or {"R24": "Micro-S", "R04": "Micro-XL"}).items():
         for seed in range(1, 1 + seeds):
-            for item, step, (name, count) in [(item, step, each) for item in range(60) for step in (0, 320) for each in counts.items()]:
+            for item, step, (name, count) in [
+                (item, step, each) for item in range(60) for step in (0, 320) for each in counts.items()
+            ]:
                 better = gains[name] * (1 if step else 0.5) if run == "R04" else 0.0
                 rows.append({"profile": "micro", "run_id": f"{run}-{seed}", "run_name": run, "base": base, "data": "Math-CoT", "seed": seed,
                              "step": step, "item_id": str(item), "trace_digest": "d", "token_class": name, "tokens": count + item % 3,
@@ -238,11 +267,16 @@ def test_the_derived_quantity_is_the_advantage_on_words_less_twice_that_on_the_r
 def test_the_criterion_judges_these_rows() -> None:
     def word(**gains: float) -> str:
         names = dict(zip(("words", "numbers", "operators", "rest"), token_logprobs.CLASSES, strict=True))
-        return judge("C11", token_logprobs.arranged(imagined({names[name]: gain for name, gain in gains.items()})), MICRO).word
+        return judge(
+            "C11", token_logprobs.arranged(imagined({names[name]: gain for name, gain in gains.items()})), MICRO
+        ).word
 
     assert word(words=1.0, numbers=0.2, operators=0.2, rest=0.2) == "reproduced"
     assert word(words=0.2, numbers=0.2, operators=0.2, rest=0.2) == "contradicted"
-    assert judge("C11", token_logprobs.arranged(imagined(dict.fromkeys(token_logprobs.CLASSES, 0.1), seeds=1)), MICRO).word == "not testable at this profile"
+    assert (
+        judge("C11", token_logprobs.arranged(imagined(dict.fromkeys(token_logprobs.CLASSES, 0.1), seeds=1)), MICRO).word
+        == "not testable at this profile"
+    )
 
 
 def test_a_base_counts_once_and_its_seeds_are_not_invented() -> None:
@@ -262,18 +296,29 @@ def test_an_advantage_that_may_be_nothing_has_no_shares() -> None:
     rows = token_logprobs.arranged(imagined(dict.fromkeys(token_logprobs.CLASSES, 0.0)))
     assert set(token_figures.shares_of(rows, MICRO)["series"]) == {"of the tokens"}
     rows = token_logprobs.arranged(imagined(dict.fromkeys(token_logprobs.CLASSES, 0.2)))
-    assert set(token_figures.shares_of(rows, MICRO)["series"]) == {"of the tokens", "Micro-XL over Micro-S, base", "Micro-XL over Micro-S, finetuned"}
+    assert set(token_figures.shares_of(rows, MICRO)["series"]) == {
+        "of the tokens",
+        "Micro-XL over Micro-S, base",
+        "Micro-XL over Micro-S, finetuned",
+    }
 
 
 def test_traces_that_differ_are_not_compared_and_missing_words_leave_the_trace_in_the_other_classes() -> None:
     published = imagined(dict.fromkeys(token_logprobs.CLASSES, 0.1))
     first = (pl.col("series") == "R04") & (pl.col("item_id") == "0")
-    rows = token_logprobs.arranged(published.with_columns(trace_digest=pl.when(first).then(pl.lit("e")).otherwise("trace_digest")))
+    rows = token_logprobs.arranged(
+        published.with_columns(trace_digest=pl.when(first).then(pl.lit("e")).otherwise("trace_digest"))
+    )
     assert "0" not in set(rows["item_id"]) and rows["item_id"].n_unique() == 59
-    rows = token_logprobs.arranged(published.filter(~((pl.col("item_id") == "1") & (pl.col("token_class") == "transition words"))))
+    rows = token_logprobs.arranged(
+        published.filter(~((pl.col("item_id") == "1") & (pl.col("token_class") == "transition words")))
+    )
     held = {name: "1" in set(part["item_id"]) for (name,), part in rows.group_by("benchmark")}
     assert held == {name: name not in ("transition words", token_logprobs.DERIVED) for name in held}
-    with pytest.raises(RequestError, match="are about other traces than those of the other runs. Make them again: make rebuild PROFILE=micro$"):
+    with pytest.raises(
+        RequestError,
+        match="are about other traces than those of the other runs. Make them again: make rebuild PROFILE=micro$",
+    ):
         token_logprobs.arranged(published.with_columns(trace_digest="series"))
 
 
@@ -295,20 +340,34 @@ def test_what_is_published_comes_back_and_damage_is_refused(own_store: Path) -> 
     smoke = load_profile("smoke")
     path = item_results.publish_tokens(smoke, "R24-1", ROW, {"spec": 1})
     assert path == own_store / "smoke/results/tokens/R24-1.parquet"
-    assert item_results.read_tokens(smoke, ["R24-1"]).equals(item_results.checked_tokens(ROW, "").sort("step", "item_id", "token_class").with_columns(
-        pl.col("log_probability", "teacher_log_probability").round(6)))
+    assert item_results.read_tokens(smoke, ["R24-1"]).equals(
+        item_results.checked_tokens(ROW, "")
+        .sort("step", "item_id", "token_class")
+        .with_columns(pl.col("log_probability", "teacher_log_probability").round(6))
+    )
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(RequestError, match="R24-1.parquet: sha256 differs from its manifest. Make it again: make rebuild PROFILE=smoke"):
+    with pytest.raises(
+        RequestError, match="R24-1.parquet: sha256 differs from its manifest. Make it again: make rebuild PROFILE=smoke"
+    ):
         item_results.read_tokens(smoke, ["R24-1"])
-    with pytest.raises(RequestError, match=r"^chapter 29 needs the token results of 1 runs that are not in the store \(first: R04-1\)"):
+    with pytest.raises(
+        RequestError, match=r"^chapter 29 needs the token results of 1 runs that are not in the store \(first: R04-1\)"
+    ):
         item_results.read_tokens(smoke, ["R04-1"], "chapter 29")
 
 
-@pytest.mark.parametrize("wrong", [{"log_probability": 0.5}, {"tokens": 0}, {"step": -1}, {"item_id": None}, {"token_class": None},
-                                   {"extra": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"log_probability": 0.5}, {"tokens": 0}, {"step": -1}, {"item_id": None}, {"token_class": None}, {"extra": 1}],
+)
 def test_rows_that_cannot_be_are_refused_and_nothing_is_written(own_store: Path, wrong: dict) -> None:
     with pytest.raises(RequestError, match="^token results of R24-1: "):
-        item_results.publish_tokens(load_profile("smoke"), "R24-1", ROW.with_columns(**{name: pl.lit(value) for name, value in wrong.items()}), {})
+        item_results.publish_tokens(
+            load_profile("smoke"),
+            "R24-1",
+            ROW.with_columns(**{name: pl.lit(value) for name, value in wrong.items()}),
+            {},
+        )
     assert not own_store.exists()
 
 
@@ -317,23 +376,43 @@ def test_rows_that_cannot_be_are_refused_and_nothing_is_written(own_store: Path,
 def test_only_traced_runs_are_read_and_settings_say_which() -> None:
     traced = {name: [job.key for job in workflow.jobs(load_profile(name)).values() if job.kind == "tokens"]
               for name in ("smoke", "micro", "micro-gentle", "small", "paper")}
-    assert {name: len(keys) for name, keys in traced.items()} == {"smoke": 4, "micro": 12, "micro-gentle": 9, "small": 2, "paper": 4}
+    assert {name: len(keys) for name, keys in traced.items()} == {
+        "smoke": 4,
+        "micro": 12,
+        "micro-gentle": 9,
+        "small": 2,
+        "paper": 4,
+    }
     flow = workflow.load_flow(MICRO)
     inputs = flow.inputs[f"tokens/{traced['micro'][0]}"]
     assert "traced" not in inputs["settings"] and inputs["settings"]["traces"] == 200
-    assert workflow.entry_points("tokens", MICRO)[-1] == "token_logprobs.from_world" and workflow.entry_points("data", MICRO) == ("data.build",)
-    assert "language_teacher.teach" not in inputs["code"] and "token_logprobs.predictions" in inputs["code"] and "token_figures.shares" not in inputs["code"]
+    assert workflow.entry_points("tokens", MICRO)[-1] == "token_logprobs.from_world" and workflow.entry_points(
+        "data", MICRO
+    ) == ("data.build",)
+    assert (
+        "language_teacher.teach" not in inputs["code"]
+        and "token_logprobs.predictions" in inputs["code"]
+        and "token_figures.shares" not in inputs["code"]
+    )
 
 
 def test_training_and_generation_do_not_depend_on_tokens() -> None:
     code = codegraph.library()
-    for entry in ("sft.train", "bases.pretrain", "evaluate.generate_responses", "evaluate.score_responses", "data.build"):
+    for entry in (
+        "sft.train",
+        "bases.pretrain",
+        "evaluate.generate_responses",
+        "evaluate.score_responses",
+        "data.build",
+    ):
         assert not {name for name in codegraph.closure({entry}, code) if name.startswith("token_logprobs.")}
 
 
 def test_a_chapter_that_imports_tokens_needs_those_of_its_runs() -> None:
     chapter = workflow.jobs(MICRO)["chapter/29_tokens"]
-    assert len(chapter.spec["tokens"]) == 12 and {f"tokens/{key}" for key in chapter.spec["tokens"]} <= set(chapter.needs)
+    assert len(chapter.spec["tokens"]) == 12 and {f"tokens/{key}" for key in chapter.spec["tokens"]} <= set(
+        chapter.needs
+    )
     assert "tokens" not in workflow.jobs(MICRO)["chapter/20_base_models"].spec
 
 
@@ -367,8 +446,7 @@ print(json.dumps([workflow.reasons(job, flow) for job in flow.jobs.values() if j
 @pytest.fixture
 def made(trained: Repository, tmp_path: Path) -> Repository:
     "A copy of it to change."
-    shutil.copytree(trained.folder.parent, tmp_path / "made")
-    return Repository(tmp_path / "made/repository")
+    return trained.copied(tmp_path / "made")
 
 
 def published(repository: Repository) -> Path:
@@ -392,7 +470,12 @@ def test_the_job_reads_the_base_and_the_last_checkpoint_with_the_same_traces(tra
     folder = next(trained.store.glob("tiny/Nano_*/tokens"))
     last = max(int(path.name[-6:]) for path in folder.parent.glob("step-*"))
     assert found["step"].max() == last
-    assert {path.name for path in folder.iterdir()} == {"manifest.json", "traces.parquet", "step-000000.parquet", f"step-{last:06d}.parquet"}
+    assert {path.name for path in folder.iterdir()} == {
+        "manifest.json",
+        "traces.parquet",
+        "step-000000.parquet",
+        f"step-{last:06d}.parquet",
+    }
     status = trained.run("status", "--profile", "tiny")[1]
     assert f"fresh  results/tokens/{published(trained).stem}" in status
     assert trained.run("results", "verify", "--profile", "tiny")[0] == 2  # no item results yet
@@ -412,12 +495,20 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_results(made: Repository) -
     good = path.read_bytes()
     path.unlink()
     shutil.rmtree(folder)
-    slow = DO.replace("KINDS", "('tokens',)").replace("profile = load", (
-        "import time\nfrom sftrepro import token_logprobs\nread = token_logprobs.token_table\n"
-        "def slowly(*given):\n    table = read(*given)\n    print('read', flush=True)\n    time.sleep(3)\n    return table\n"
-        "token_logprobs.token_table = slowly\nprofile = load"))
-    process = subprocess.Popen([sys.executable, "-c", slow], cwd=made.folder, env=made.environment(), text=True, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == "read\n" and process.stdout.readline() == "read\n"  # the first table is on the disk
+    slow = DO.replace("KINDS", "('tokens',)").replace(
+        "profile = load",
+        (
+            "import time\nfrom sftrepro import token_logprobs\nread = token_logprobs.token_table\n"
+            "def slowly(*given):\n    table = read(*given)\n    print('read', flush=True)\n    time.sleep(3)\n    return table\n"
+            "token_logprobs.token_table = slowly\nprofile = load"
+        ),
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", slow], cwd=made.folder, env=made.environment(), text=True, stdout=subprocess.PIPE
+    )
+    assert (
+        process.stdout.readline() == "read\n" and process.stdout.readline() == "read\n"
+    )  # the first table is on the disk
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     partial = folder.with_name("tokens.partial")

@@ -58,7 +58,11 @@ def holds(a: str, sign: str, b: str, c: str) -> bool:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from([(task, solver) for task, solvers in SOLVERS.items() for solver in solvers]), st.integers(0, 2**32), st.data())
+@given(
+    st.sampled_from([(task, solver) for task, solvers in SOLVERS.items() for solver in solvers]),
+    st.integers(0, 2**32),
+    st.data(),
+)
 def test_the_tokens_log_probabilities_add_up_to_the_choices_whatever_the_tokens(chosen, seed: int, data) -> None:
     task, solver = chosen
     pen = solver.write(item_of(task, seed), random.Random(seed))
@@ -75,7 +79,9 @@ def test_a_choice_counts_on_the_token_in_which_its_words_begin() -> None:
     pen.pick("xy")
     pen.write("cd")
     pen.chance(0.25)
-    assert token_log_probabilities(pen.choices, ends=[1, 3, 4]) == pytest.approx([0, math.log(0.5), 0, pen.choices[-1][1]])
+    assert token_log_probabilities(pen.choices, ends=[1, 3, 4]) == pytest.approx(
+        [0, math.log(0.5), 0, pen.choices[-1][1]]
+    )
     assert token_log_probabilities(pen.choices, ends=[2, 4]) == pytest.approx([0, math.log(0.5), pen.choices[-1][1]])
 
 
@@ -84,8 +90,11 @@ CHAIN = Item(benchmark="arithmetic", prompt="", answer="15", truth=(6, ("Multipl
 PUZZLE = Item(benchmark="countdown", prompt="", answer="", truth=(11, 2, 3, 5))
 
 
-@pytest.mark.parametrize("solver, item", [(QWEN, SHORT), (DEEPSEEK, SHORT), (QWEN, CHAIN), (DEEPSEEK, CHAIN), (PEOPLE, CHAIN),
-                                          (SEARCHER, PUZZLE)], ids=lambda value: getattr(value, "name", None))
+@pytest.mark.parametrize(
+    "solver, item",
+    [(QWEN, SHORT), (DEEPSEEK, SHORT), (QWEN, CHAIN), (DEEPSEEK, CHAIN), (PEOPLE, CHAIN), (SEARCHER, PUZZLE)],
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_texts_are_as_frequent_as_their_log_probability_says(solver: Solver | Teacher, item: Item) -> None:
     rng, count, seen, said = random.Random(0), 20_000, Counter(), {}
     for _ in range(count):
@@ -115,7 +124,9 @@ def test_a_teacher_writes_the_papers_format_and_its_box_is_what_it_settled_on(te
         if all(holds(a, sign, b, c) for a, sign, b, _, c in written):
             assert int(boxed(text)) == arithmetic_value(item.prompt)
         else:
-            assert any(holds(a, sign, b, str(int(c) + slip)) for a, sign, b, _, c in written for slip in (-10, -1, 1, 10))
+            assert any(
+                holds(a, sign, b, str(int(c) + slip)) for a, sign, b, _, c in written for slip in (-10, -1, 1, 10)
+            )
 
 
 @pytest.mark.parametrize("teacher", [QWEN, DEEPSEEK], ids=lambda teacher: teacher.name)
@@ -264,7 +275,9 @@ def replayed(item: Item, text: str) -> tuple[int, int]:
                 path.append(sorted([*left, int(c)]))
                 tried.append(set())
             else:
-                assert left == [] and verdict == (None if int(c) == target else "larger" if int(c) > target else "smaller")
+                assert left == [] and verdict == (
+                    None if int(c) == target else "larger" if int(c) > target else "smaller"
+                )
                 failures += verdict is not None
     return failures, returns
 

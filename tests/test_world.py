@@ -1,4 +1,5 @@
 "The micro world: generators against an independent derivation on ten thousand items of each task, splits that cannot meet."
+
 import random
 import re
 from collections.abc import Callable
@@ -147,20 +148,34 @@ def test_whoever_is_asked_for_stands_at_the_end_of_the_line() -> None:
     for item, _ in made("order"):
         pairs = re.findall(r"(\w+) is (\w+) than (\w+)\.", item.prompt)
         asked_for = re.search(r"Who is the (\w+)\?", item.prompt)[1]
-        stem = {"old": "older", "young": "younger", "tall": "taller", "short": "shorter", "fast": "faster", "slow": "slower",
-                "rich": "richer", "poor": "poorer"}[asked_for.removesuffix("est")]
+        stem = {
+            "old": "older",
+            "young": "younger",
+            "tall": "taller",
+            "short": "shorter",
+            "fast": "faster",
+            "slow": "slower",
+            "rich": "richer",
+            "poor": "poorer",
+        }[asked_for.removesuffix("est")]
         line = item.truth[1:]
         end = item.truth[0]
         above = {a if word == stem else b for a, word, b in pairs}
         below = {b if word == stem else a for a, word, b in pairs}
         assert end in above and end not in below and above | below == set(line) and len(pairs) == len(line) - 1
         others = set(shown_options(item.prompt).values()) - {end}
-        assert all(other in below or other not in line for other in others)  # beaten by somebody, or nowhere in the line
+        assert all(
+            other in below or other not in line for other in others
+        )  # beaten by somebody, or nowhere in the line
 
 
 def test_right_letters_and_truths_are_spread_evenly() -> None:
     # the facts about the few people who are asked about most weigh on the letters of knowledge
-    for name, letters, most in (("order", "ABCD", 0.02), ("knowledge", "ABCDEFGHIJ", 0.05), ("statement", ("Yes", "No"), 0.02)):
+    for name, letters, most in (
+        ("order", "ABCD", 0.02),
+        ("knowledge", "ABCDEFGHIJ", 0.05),
+        ("statement", ("Yes", "No"), 0.02),
+    ):
         answers = [item.answer for item, _ in made(name)]
         for letter in letters:
             assert abs(answers.count(letter) / len(answers) - 1 / len(letters)) < most, (name, letter)
@@ -175,11 +190,15 @@ def spoiled(prompt: str, answer: str) -> dict[str, str]:
     named, join = materials_in(answer), SEPARATORS[rule.get("separate", "commas")]
     other = next(word for word in MATERIALS if word not in (*named, rule.get("avoid")))
     last = next(word for word in reversed(named) if word != rule.get("mention"))
-    broken = {"count": answer.replace(join.join(named), join.join([*named, "zebra", other])),
-              "separate": answer.replace(join.join(named), " & ".join(named)),
-              "begin": answer.removeprefix(f"{rule.get('begin')}: "), "end": answer.removesuffix(f" {rule.get('end')}."),
-              "mention": answer.replace(rule.get("mention", "?"), other), "avoid": answer.replace(last, rule.get("avoid", "?")),
-              "order": answer.replace(join.join(named), join.join(reversed(sorted(named))))}
+    broken = {
+        "count": answer.replace(join.join(named), join.join([*named, "zebra", other])),
+        "separate": answer.replace(join.join(named), " & ".join(named)),
+        "begin": answer.removeprefix(f"{rule.get('begin')}: "),
+        "end": answer.removesuffix(f" {rule.get('end')}."),
+        "mention": answer.replace(rule.get("mention", "?"), other),
+        "avoid": answer.replace(last, rule.get("avoid", "?")),
+        "order": answer.replace(join.join(named), join.join(reversed(sorted(named)))),
+    }
     return {kind: text for kind, text in broken.items() if kind in ("count", *rule)}
 
 
@@ -226,11 +245,15 @@ def test_a_check_tells_right_sums_from_wrong_ones(value: int, sign: str, operand
 
 
 def test_difficulty_is_the_number_of_steps() -> None:
-    steps = {"arithmetic": lambda prompt: len(re.findall(r"Add|Subtract|Multiply", prompt)),
-             "competition": lambda prompt: len(re.findall(r"Add|Subtract|Multiply", prompt)),
-             "program": lambda prompt: 1 + prompt.count(", then ") + prompt.count("before that "),
-             "order": lambda prompt: prompt.count(" than "),
-             "instruction": lambda prompt: len(re.findall(r"Separate them|Begin with|End with|Mention|Leave out|Sort them", prompt))}
+    steps = {
+        "arithmetic": lambda prompt: len(re.findall(r"Add|Subtract|Multiply", prompt)),
+        "competition": lambda prompt: len(re.findall(r"Add|Subtract|Multiply", prompt)),
+        "program": lambda prompt: 1 + prompt.count(", then ") + prompt.count("before that "),
+        "order": lambda prompt: prompt.count(" than "),
+        "instruction": lambda prompt: len(
+            re.findall(r"Separate them|Begin with|End with|Mention|Leave out|Sort them", prompt)
+        ),
+    }
     for name, count in steps.items():
         for level in (2, 3, 4):
             world = World(seed=0, levels={name: (level, level)})

@@ -44,7 +44,9 @@ def loss(checkpoint: Path, rows: list[dict]) -> float:
     answer_with_the_loss(model)
     total = count = 0
     for start in range(0, len(rows), 25):
-        batch = collator(tokenizer)([tokenise(tokenizer, row["messages"], row["response"]) for row in rows[start:start + 25]])
+        batch = collator(tokenizer)(
+            [tokenise(tokenizer, row["messages"], row["response"]) for row in rows[start : start + 25]]
+        )
         total += model(**batch).item()
         count += (batch["labels"][:, 1:] != IGNORED).sum().item()
     return total / count

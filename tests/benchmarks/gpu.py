@@ -24,8 +24,12 @@ from sftrepro.store import write_bytes
 
 GPU = torch.cuda.is_available()
 NAME = torch.cuda.get_device_name() if GPU else "CPU core"
-ON = hardware(next((line["name"] for line in cost_table("hardware") if line["name"] in NAME), "H200" if GPU else "CPU core"))
-LENGTH, ROWS, STEPS, WARM = (4096, 16, 12, 4) if GPU else (256, 4, 4, 1)  # tokens of a row, rows of a batch, steps, steps not timed
+ON = hardware(
+    next((line["name"] for line in cost_table("hardware") if line["name"] in NAME), "H200" if GPU else "CPU core")
+)
+LENGTH, ROWS, STEPS, WARM = (
+    (4096, 16, 12, 4) if GPU else (256, 4, 4, 1)
+)  # tokens of a row, rows of a batch, steps, steps not timed
 PROMPTS, NEW = (256, 1024) if GPU else (8, 32)
 TOKENIZER = ROOT / "data/bases/micro-m"
 
@@ -73,7 +77,9 @@ def tokens_per_second(folder: Path) -> float:
 
 def measured(repo: str, micro_batch: int) -> dict[str, object]:
     "One line of the table."
-    shape = Shape(**{field: line[field] for line in cost_table("shapes") if line["repo"] == repo for field in Shape.model_fields})
+    shape = Shape(
+        **{field: line[field] for line in cost_table("shapes") if line["repo"] == repo for field in Shape.model_fields}
+    )
     with tempfile.TemporaryDirectory() as place:
         new_model(shape, Path(place))
         step = seconds_per_step(Path(place), micro_batch)

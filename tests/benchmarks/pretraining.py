@@ -84,8 +84,11 @@ def report(name, tokens, trainer, bare):
     "One line: both speeds, their ratio, and the ratio's range over rounds."
     ratios = [slow / fast for fast, slow in zip(trainer, bare, strict=True)]
     speeds = [tokens / statistics.median(times) for times in (trainer, bare)]
-    print(f"{name}: trainer {speeds[0]:,.0f} tokens/s, bare loop {speeds[1]:,.0f}, ratio {statistics.median(ratios):.3f} "
-          f"({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} rounds of {STEPS} steps)", flush=True)
+    print(
+        f"{name}: trainer {speeds[0]:,.0f} tokens/s, bare loop {speeds[1]:,.0f}, ratio {statistics.median(ratios):.3f} "
+        f"({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} rounds of {STEPS} steps)",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

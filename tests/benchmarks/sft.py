@@ -84,7 +84,9 @@ def contestants(spec, folder, rows, tokenizer):
     batches = [padded(list(rows.select(range(start, start + 32)))) for start in range(0, len(rows), 32)]
     found = {}
     for precision in ("float32", "bfloat16"):
-        ours = WithoutCheckpoints(spec.model_copy(update={"compute_precision": precision}), model(), tokenizer, rows, folder)
+        ours = WithoutCheckpoints(
+            spec.model_copy(update={"compute_precision": precision}), model(), tokenizer, rows, folder
+        )
         ours.args.save_strategy = "no"
         found[f"ours, {precision}"] = lambda ours=ours: turn(ours)
         loop = model()

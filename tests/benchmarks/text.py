@@ -33,11 +33,15 @@ def per_second(amount: float, action: Callable[[], object], repeats: int = REPEA
 
 def main() -> None:
     profile = load_profile("micro")
-    print("documents generated:", per_second(DOCUMENTS, lambda: list(islice(internet(profile, 0), DOCUMENTS))), flush=True)
+    print(
+        "documents generated:", per_second(DOCUMENTS, lambda: list(islice(internet(profile, 0), DOCUMENTS))), flush=True
+    )
     tokenizer = train_tokenizer(sample_text(profile))
     texts = list(map(document_text, islice(internet(profile, 1), DOCUMENTS)))
     tokens = sum(map(len, tokenizer(texts)["input_ids"]))
-    print(f"documents have {sum(map(len, texts)) / DOCUMENTS:.0f} characters and {tokens / DOCUMENTS:.1f} tokens in the mean")
+    print(
+        f"documents have {sum(map(len, texts)) / DOCUMENTS:.0f} characters and {tokens / DOCUMENTS:.1f} tokens in the mean"
+    )
     print("tokens made by the tokenizer:", per_second(tokens, lambda: tokenizer(texts)), flush=True)
     few = profile.model_copy(update={"pretraining_tokens": 500_000})
     print("tokens generated, tokenised and put into blocks:",
