@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    "Leave out what only a release needs; begin with the tests that take minutes, so that none of them is left to the end."
+    "Leave out what only a release needs, and begin with the tests that take minutes."
     if not config.getoption("--all"):
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("release")])
         items[:] = [item for item in items if not item.get_closest_marker("release")]
@@ -86,8 +86,19 @@ class Repository:
         write_notebook(folder / "nbs/20_toy.ipynb", TOY)
         write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.score import boxed", ()),
                                                        ("boxed(r'\\boxed{3}')", ())])
-        self.profile("smoke", "tiny", bases=NANO, runs="R25", seeds="1", row_divisor="640", pretraining_tokens="40000", max_new_tokens="16",
-                 benchmarks="arithmetic=4x1 order=4x1", bases_dir="runs/tiny/bases", results_dir="runs/tiny/results")
+        self.profile(
+            "smoke",
+            "tiny",
+            bases=NANO,
+            runs="R25",
+            seeds="1",
+            row_divisor="640",
+            pretraining_tokens="40000",
+            max_new_tokens="16",
+            benchmarks="arithmetic=4x1 order=4x1",
+            bases_dir="runs/tiny/bases",
+            results_dir="runs/tiny/results",
+        )
         return self
 
     def profile(self, source: str, section: str, **values: str) -> None:
@@ -152,17 +163,18 @@ from sftrepro.profiles import load_profile
 flow = workflow.load_flow(load_profile("tiny"))
 for job in flow.jobs.values():
     if job.kind == "score":
-        row = dict(profile="tiny", run_id=job.key, run_name=job.key, base="Nano", data="base", seed=0, step=0, benchmark="order",
-                   item_id="1", trial=0, prompt_digest="d", tokens=3, truncated=False, looped=False, reconsiders=False, weighs=False, parsed=True, answer="B", score=1.0, grades=None,
-                   scorer="choice", scorer_version=1, engine="transformers", engine_version="5", temperature=0.6, top_p=0.95,
-                   max_new_tokens=16, sampling_seed=1, seconds=0.1)
+        row = dict(profile="tiny", run_id=job.key, run_name=job.key, base="Nano", data="base", seed=0, step=0,
+                   benchmark="order", item_id="1", trial=0, prompt_digest="d", tokens=3, truncated=False,
+                   looped=False, reconsiders=False, weighs=False, parsed=True, answer="B", score=1.0, grades=None,
+                   scorer="choice", scorer_version=1, engine="transformers", engine_version="5", temperature=0.6,
+                   top_p=0.95, max_new_tokens=16, sampling_seed=1, seconds=0.1)
         item_results.publish_results(flow.profile, job.key, pl.DataFrame([row]), flow.inputs[job.name])
 """
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    "The small repository with every job below its chapters done. One for all test processes: to be copied, not changed."
+    "The small repository with every job below its chapters done; all test processes share it, so copy it to change it."
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished/repository"
     folder.parent.mkdir(exist_ok=True)

@@ -15,9 +15,20 @@ from sftrepro.workflow import jobs
 MICRO, PAPER, SMALL = map(load_profile, ("micro", "paper", "small"))
 REAL = {base.name: base for profile in (PAPER, SMALL) for base in profile.bases}
 # as the model cards state them, in billions
-STATED = {"Qwen3-0.6B": 0.6, "Qwen3-1.7B": 1.7, "Qwen3-4B": 4.0, "Qwen3-8B": 8.2, "Qwen3-14B": 14.8, "Qwen2.5-1.5B": 1.54,
-          "Qwen2.5-3B": 3.09, "Qwen2.5-7B": 7.61, "Qwen2.5-14B": 14.7, "InternLM2.5-20B": 19.9, "SmolLM2-135M": 0.135,
-          "Gemma3-270M": 0.268}
+STATED = {
+    "Qwen3-0.6B": 0.6,
+    "Qwen3-1.7B": 1.7,
+    "Qwen3-4B": 4.0,
+    "Qwen3-8B": 8.2,
+    "Qwen3-14B": 14.8,
+    "Qwen2.5-1.5B": 1.54,
+    "Qwen2.5-3B": 3.09,
+    "Qwen2.5-7B": 7.61,
+    "Qwen2.5-14B": 14.7,
+    "InternLM2.5-20B": 19.9,
+    "SmolLM2-135M": 0.135,
+    "Gemma3-270M": 0.268,
+}
 
 
 def untrained(shape: costs.Shape, device: str = "meta") -> torch.nn.Module:

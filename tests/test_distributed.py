@@ -98,7 +98,8 @@ loss = model(**batch) * world / tokens
 loss.backward()
 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 optimizer.step()
-full = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight for name, weight in model.named_parameters()}
+full = {name: weight.full_tensor() if isinstance(weight, DTensor) else weight
+        for name, weight in model.named_parameters()}
 norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 assert world == 1 or any(weight.to_local().shape != weight.shape for weight in model.parameters())
 if rank == 0:

@@ -218,9 +218,20 @@ def test_a_run_knows_its_data_and_a_base_is_a_base() -> None:
 def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -> None:
     for benchmark in SMOKE.benchmarks:
         asked, golden = questions(benchmark, SMOKE), {item.id: direct(item) for item in items_of(benchmark, SMOKE)}
-        answered = asked.with_columns(pl.col("item_id").replace_strict(golden).alias("text"), pl.lit(0).alias("step"),
-                                      **dict(tokens=9, truncated=False, seconds=0.1, engine=pl.lit("none"), engine_version=pl.lit("0"),
-                                             temperature=0.6, top_p=0.95, max_new_tokens=96))
+        answered = asked.with_columns(
+            pl.col("item_id").replace_strict(golden).alias("text"),
+            pl.lit(0).alias("step"),
+            **dict(
+                tokens=9,
+                truncated=False,
+                seconds=0.1,
+                engine=pl.lit("none"),
+                engine_version=pl.lit("0"),
+                temperature=0.6,
+                top_p=0.95,
+                max_new_tokens=96,
+            ),
+        )
         results = checked_results(item_results(answered, benchmark, identity(SMOKE, "Nano"), SMOKE), benchmark)
         assert results["parsed"].all()
         assert set(results["score"]) == ({0.0} if benchmark == "forbidden" else {1.0}), benchmark

@@ -11,10 +11,23 @@ from hypothesis import strategies as st
 
 from sftrepro import plots
 
-ESTIMATES = pl.DataFrame([
-    {"benchmark": benchmark, "series": series, "step": step, "value": 20.0 + step, "low": 15.0 + step, "high": 26.0 + step,
-     "seeds": 3, "items": 200}
-    for benchmark in ("arithmetic", "order") for series in ("Math-CoT", "Math-NoCoT") for step in (0, 5, 40)])
+ESTIMATES = pl.DataFrame(
+    [
+        {
+            "benchmark": benchmark,
+            "series": series,
+            "step": step,
+            "value": 20.0 + step,
+            "low": 15.0 + step,
+            "high": 26.0 + step,
+            "seeds": 3,
+            "items": 200,
+        }
+        for benchmark in ("arithmetic", "order")
+        for series in ("Math-CoT", "Math-NoCoT")
+        for step in (0, 5, 40)
+    ]
+)
 PUBLISHED = pl.DataFrame({"benchmark": ["order"] * 3, "series": ["Qwen3-4B"] * 3, "step": [0, 10, 40],
                           "value": [14.6, 19.9, None], "confidence": ["B"] * 3})
 finite = st.floats(-1e6, 1e6)

@@ -93,12 +93,38 @@ def test_two_steps_of_finetuning_on_small_data_lower_the_loss(store: Path, tmp_p
     tokenizer = AutoTokenizer.from_pretrained(store)
     items = [item for item in islice(gym_items("simple_equations", 1), 8) if isinstance(item, Item)][:1]
     teacher = THINKERS[0].turned(slip=0, check=0, backtracking=0, look=0)
-    rows = pl.DataFrame([{"messages": [{"role": "user", "content": item.prompt}], "response": teacher.write(item, Random(1)).text,
-                          "answer": item.answer, "source": "gym", "teacher": teacher.name, "verified": True, "tokens": 0}
-                         for item in items], schema=SCHEMA)
+    rows = pl.DataFrame(
+        [
+            {
+                "messages": [{"role": "user", "content": item.prompt}],
+                "response": teacher.write(item, Random(1)).text,
+                "answer": item.answer,
+                "source": "gym",
+                "teacher": teacher.name,
+                "verified": True,
+                "tokens": 0,
+            }
+            for item in items
+        ],
+        schema=SCHEMA,
+    )
     write_table(data_folder("small", "Math-CoT", 1) / "data.parquet", rows)
-    spec = RunSpec(profile="small", paper_run="R25", base=SMOL.name, data="Math-CoT", rows=1, learning_rate=1e-4, schedule="constant",
-                   batch_size=1, micro_batch_size=1, epochs=2, max_length=512, precision="float32", seed=1, warmup_ratio=0)
+    spec = RunSpec(
+        profile="small",
+        paper_run="R25",
+        base=SMOL.name,
+        data="Math-CoT",
+        rows=1,
+        learning_rate=1e-4,
+        schedule="constant",
+        batch_size=1,
+        micro_batch_size=1,
+        epochs=2,
+        max_length=512,
+        precision="float32",
+        seed=1,
+        warmup_ratio=0,
+    )
     train(spec, tmp_path)
     log = pl.read_parquet(tmp_path / "train.parquet")
     assert log["loss"][1] < log["loss"][0] and len(log) == 2
@@ -160,8 +186,17 @@ def toy_model(folder: Path) -> Path:
                                       for item in islice(gym_items("chain_sum", 1), 60)]))
     tokenizer.chat_template = SYSTEM
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                                         num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -56,8 +56,10 @@ def made_up(number: int) -> dict[str, str]:
     boxes, nuts, eaten = number + 2, 3 * number + 5, number % 4 + 1
     total, left, price = boxes * nuts, boxes * nuts - eaten, Fraction(boxes * nuts - eaten, 2)
     return {
-        "question": f"There are {boxes} boxes with {nuts} nuts each. {eaten} are eaten. At $.50 each, what are the others worth?",
-        "answer": f"Every box is full.\nThe boxes hold {boxes}*{nuts} = <<{boxes}*{nuts}={total}>>{total} nuts, so {total}-{eaten} = "
+        "question": f"There are {boxes} boxes with {nuts} nuts each. {eaten} are eaten. At $.50 each, what are the "
+                    f"others worth?",
+        "answer": f"Every box is full.\nThe boxes hold {boxes}*{nuts} = <<{boxes}*{nuts}={total}>>{total} nuts, so "
+                  f"{total}-{eaten} = "
         f"<<{total}-{eaten}={left}>>{left} are left\nThey are worth {left}*.5 = $<<{left}*.5={written(price)}>>"
         f"{written(price)}\n#### {written(price)}",
     }
@@ -410,11 +412,21 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
 
 
 def authors_rows(count: int) -> pl.DataFrame:
-    return pl.DataFrame([
-        {"data_source": "OpenR1", "question": f"{number}+1?", "answer": str(number + 1),
-         "message": [{"role": "user", "content": f"{number}+1?\nPlease reason."}], "response_length": 9, "advantage": 1.0,
-         "response": f"<think>\n{'hm ' * (number % 5)}</think>\n\nIt is \\boxed{{{number + 1 + (number == 3)}}}."}
-        for number in range(count)])
+    return pl.DataFrame(
+        [
+            {
+                "data_source": "OpenR1",
+                "question": f"{number}+1?",
+                "answer": str(number + 1),
+                "message": [{"role": "user", "content": f"{number}+1?\nPlease reason."}],
+                "response_length": 9,
+                "advantage": 1.0,
+                "response": f"<think>\n{'hm ' * (number % 5)}</think>\n\n"
+                            f"It is \\boxed{{{number + 1 + (number == 3)}}}.",
+            }
+            for number in range(count)
+        ]
+    )
 
 
 REVISION = authors.AUTHORS["Math-CoT-20k"].revision
@@ -442,8 +454,10 @@ def test_the_authors_long_rows_are_listed(hub, tokenizer) -> None:
 
 @pytest.mark.parametrize(("change", "message"), [
     (lambda rows: rows.rename({"response": "output"}), r"^Math-CoT-20k: column 'response' is missing; it has .*output"),
-    (lambda rows: rows.with_columns(message=pl.lit("user: 1+1?")), r"^Math-CoT-20k: column 'message' is not a list of one"),
-    (lambda rows: rows.with_columns(message=pl.concat_list("message", "message")), r"^Math-CoT-20k: column 'message' is not")])
+    (lambda rows: rows.with_columns(message=pl.lit("user: 1+1?")), r"^Math-CoT-20k: column 'message' is not a list of "
+                                                                   r"one"),
+    (lambda rows: rows.with_columns(message=pl.concat_list("message", "message")), r"^Math-CoT-20k: column 'message' "
+                                                                                   r"is not")])
 def test_changed_columns_of_the_authors_are_named(hub, tokenizer, change: Callable, message: str) -> None:
     hub("jasonrqh/Math-CoT-20k", REVISION, {"a.parquet": change(authors_rows(8))})
     with pytest.raises(RequestError, match=message) as refused:

@@ -24,9 +24,18 @@ def test_every_published_row_belongs_to_a_run_or_to_a_base():
             assert report.model_name(paper_runs()[run].base_model) == model and step <= paper_runs()[run].steps
 
 
-@pytest.mark.parametrize("run, benchmark, step, value", [
-    ("R04", "arithmetic", 320, 95.1), ("R16", "program", 320, 20.4), ("R25", "order", 20, 19.4), ("R01", "instruction", 40, 54.4),
-    ("R11", "knowledge", 320, 70.5), ("R24", "competition", 5, 4.3), ("R30", "order", 320, 18.7)])
+@pytest.mark.parametrize(
+    "run, benchmark, step, value",
+    [
+        ("R04", "arithmetic", 320, 95.1),
+        ("R16", "program", 320, 20.4),
+        ("R25", "order", 20, 19.4),
+        ("R01", "instruction", 40, 54.4),
+        ("R11", "knowledge", 320, 70.5),
+        ("R24", "competition", 5, 4.3),
+        ("R30", "order", 320, 18.7),
+    ],
+)
 def test_a_published_number_comes_to_its_run_and_its_step(run, benchmark, step, value):
     assert published_for(MICRO, [run]).filter(benchmark=benchmark, step=step)["value"].to_list() == [value]
 
@@ -87,8 +96,17 @@ def test_ends_have_each_base_once_and_each_run_s_last_step():
 
 def test_a_refusal_turns_only_where_the_base_refused_and_the_answer_is_full():
     def row(step, item, answer, score, weighs=False):
-        return {"series": "R25", "seed": min(step, 1), "step": step, "benchmark": "forbidden", "item_id": item, "trial": 0,
-                "answer": answer, "score": score, "weighs": weighs}
+        return {
+            "series": "R25",
+            "seed": min(step, 1),
+            "step": step,
+            "benchmark": "forbidden",
+            "item_id": item,
+            "trial": 0,
+            "answer": answer,
+            "score": score,
+            "weighs": weighs,
+        }
 
     found = turned(
         pl.DataFrame([row(0, "a", "1", 0.0), row(0, "b", "5", 1.0), row(5, "a", "5", 1.0, True), row(5, "b", "5", 1.0)])
@@ -178,8 +196,19 @@ def test_the_gallery_gives_the_responses_of_the_first_seed(tmp_path, monkeypatch
     asked = []
     def gallery(profile, ids):
         asked.extend(ids)
-        return pl.DataFrame([{"benchmark": "order", "item_id": "a", "step": step, "tokens": 1, "score": float(step != 5), "response": str(step)}
-                             for step in (0, 5, 10)])
+        return pl.DataFrame(
+            [
+                {
+                    "benchmark": "order",
+                    "item_id": "a",
+                    "step": step,
+                    "tokens": 1,
+                    "score": float(step != 5),
+                    "response": str(step),
+                }
+                for step in (0, 5, 10)
+            ]
+        )
     monkeypatch.setattr(item_results, "read_gallery", gallery)
     found = cases(run_of_scores(0.5, 0.2, 0.6).with_columns(base=pl.lit("Micro-M")), MICRO)
     assert asked == ["Micro-M", first.run_id] and found["kind"].unique().to_list() == ["recovered"]

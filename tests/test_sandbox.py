@@ -69,7 +69,8 @@ def test_an_error_names_its_last_line() -> None:
 @pytest.mark.parametrize(("status", "source"), [
     ("ok", "raise SystemExit(0)"), ("error", "raise SystemExit(3)"), ("error", "def f(:"), ("error", "\0"),
     ("timeout", "while True: pass"), ("timeout", "import time; time.sleep(60)"),
-    ("limit", "x = bytearray(2**30)"), ("limit", "x = 'a'\nwhile True: x += x"), ("limit", "while True: print('spam' * 1000)"),
+    ("limit", "x = bytearray(2**30)"), ("limit", "x = 'a'\nwhile True: x += x"), ("limit", "while True: print('spam' "
+                                                                                           "* 1000)"),
     ("error", "def f(): f()\nf()"),
 ])
 def test_an_outcome_has_the_right_name(status: str, source: str) -> None:
@@ -111,18 +112,22 @@ FORGERIES = {
     "exits within a case": "def f(x): raise SystemExit(0)",
     "kills itself": "import os\ndef f(x): os.kill(os.getpid(), 9)",
     "writes into every file that is open": (
-        "import os\nfor fd in range(32):\n    try: os.write(fd, b\"['4', '9', '100']\")\n    except OSError: pass\nos._exit(0)"
+        "import os\nfor fd in range(32):\n    try: os.write(fd, b\"['4', '9', '100']\")\n    except OSError: "
+        "pass\nos._exit(0)"
     ),
     "overwrites the report afterwards": (
-        "import os, atexit\ndef late():\n    for fd in range(3, 32):\n        try: os.pwrite(fd, b\"['4', '9', '100']\", 0)\n"
+        "import os, atexit\ndef late():\n    for fd in range(3, 32):\n        try: os.pwrite(fd, b\"['4', '9', "
+        "'100']\", 0)\n"
         "        except OSError: pass\natexit.register(late)\ndef f(x): return 0"
     ),
     "equals everything": "class A:\n    __eq__ = lambda s, o: True\n    __repr__ = lambda s: '4'\ndef f(x): return A()",
-    "is an integer of its own kind": "class A(int):\n    __repr__ = lambda s: str(x * x)\ndef f(y):\n    global x\n    x = y\n    return A()",
+    "is an integer of its own kind": "class A(int):\n    __repr__ = lambda s: str(x * x)\ndef f(y):\n    global x\n   "
+                                     " x = y\n    return A()",
     "breaks repr": "import builtins\nbuiltins.repr = lambda v: '4'\ndef f(x): return 0",
     "breaks equality of lists": "def f(x): return [x * x]",
     "returns a text that looks right": "def f(x): return str(x * x)",
-    "reports more than it was asked": "import builtins\nold = repr\nbuiltins.repr = lambda v: old([*v, '1']) if type(v) is list else old(v)\n"
+    "reports more than it was asked": "import builtins\nold = repr\nbuiltins.repr = lambda v: old([*v, '1']) if "
+                                      "type(v) is list else old(v)\n"
     + SQUARE,
     "returns something endless to read": "def f(x): return '[' * 10**7",
     "nests without end": "def f(x):\n    y = []\n    for _ in range(10**5): y = [y]\n    return y",
@@ -229,7 +234,8 @@ def test_alone_means_that_no_other_box_runs_in_any_process(tmp_path: Path) -> No
     "Three processes write down when they come and go; one of them wants to be alone."
     code = (
         "import sys, time\nfrom sftrepro.sandbox import place\nwith place(sys.argv[1] == 'alone'):\n"
-        "    print('in', time.monotonic(), flush=True)\n    time.sleep(0.5)\n    print('out', time.monotonic(), flush=True)"
+        "    print('in', time.monotonic(), flush=True)\n    time.sleep(0.5)\n    print('out', time.monotonic(), "
+        "flush=True)"
     )
     kinds = ["beside", "alone", "beside", "alone", "beside"]
     askers = [subprocess.Popen([sys.executable, "-c", code, kind], stdout=subprocess.PIPE, text=True) for kind in kinds]

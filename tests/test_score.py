@@ -88,11 +88,29 @@ def test_a_verdict_never_fails_and_lies_between_none_and_all(name: str, response
     assert found.parsed or found.score == 0
 
 
-@pytest.mark.parametrize(("answer", "gold", "same"), [
-    ("51", "51", True), ("051", "51", True), (" 51 ", "51", True), ("52", "51", False), ("51.0", "51", True),
-    (r"\frac{102}{2}", "51", True), ("", "51", False), (None, "51", False), ("fifty-one", "51", False),
-    ("51 apples", "15", False), ("-51", "51", False), ("1,051", "1051", True), ("x=51", "51", True), (r"51\text{ apples}", "51", True),
-    (r"\frac{1}{0}", "51", False), ("9" * 5000, "51", False), ("9^{9^{9}}", "51", False), ("{" * 500, "51", False)])
+@pytest.mark.parametrize(
+    ("answer", "gold", "same"),
+    [
+        ("51", "51", True),
+        ("051", "51", True),
+        (" 51 ", "51", True),
+        ("52", "51", False),
+        ("51.0", "51", True),
+        (r"\frac{102}{2}", "51", True),
+        ("", "51", False),
+        (None, "51", False),
+        ("fifty-one", "51", False),
+        ("51 apples", "15", False),
+        ("-51", "51", False),
+        ("1,051", "1051", True),
+        ("x=51", "51", True),
+        (r"51\text{ apples}", "51", True),
+        (r"\frac{1}{0}", "51", False),
+        ("9" * 5000, "51", False),
+        ("9^{9^{9}}", "51", False),
+        ("{" * 500, "51", False),
+    ],
+)
 def test_values_are_compared_as_mathematics(answer: str | None, gold: str, same: bool) -> None:
     assert same_value(answer, gold) is same
 
@@ -203,9 +221,22 @@ def test_naming_everything_and_repeating_one_are_no_ways_out() -> None:
 
 # Yes or no: HaluEval
 
-@pytest.mark.parametrize(("response", "answer"), [
-    ("Yes.", "Yes"), ("no", "No"), ("NO!", "No"), ("**Yes**", "Yes"), ("The answer is yes.", "Yes"), ("I know nothing.", None),
-    ("Yesterday", None), ("<think>Yes</think>\n\nNo.", "No"), ("<think>Yes", None), ("maybe", None), ("No. Yes.", "No")])
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("Yes.", "Yes"),
+        ("no", "No"),
+        ("NO!", "No"),
+        ("**Yes**", "Yes"),
+        ("The answer is yes.", "Yes"),
+        ("I know nothing.", None),
+        ("Yesterday", None),
+        ("<think>Yes</think>\n\nNo.", "No"),
+        ("<think>Yes", None),
+        ("maybe", None),
+        ("No. Yes.", "No"),
+    ],
+)
 def test_the_first_yes_or_no_after_the_thinking_is_the_answer(response: str, answer: str | None) -> None:
     found = verdict("statement", response)
     assert (found.parsed, found.answer) == (answer is not None, answer)
@@ -336,7 +367,8 @@ def test_a_short_answer_is_its_own_answer_and_baring_it_twice_changes_nothing(te
 
 # Programs with tests of their own: HumanEval, MBPP
 
-TESTS = "def check(candidate):\n    import random\n    for _ in range(3):\n        n = random.random()\n        assert candidate(n) == n + 1\ncheck(more)"
+TESTS = ("def check(candidate):\n    import random\n    for _ in range(3):\n        n = random.random()\n"
+         "        assert candidate(n) == n + 1\ncheck(more)")
 SOLUTION = "def more(x):\n    return x + 1"
 
 

@@ -299,8 +299,18 @@ def test_the_book_has_charts_formulas_and_several_charts_on_a_page() -> None:
 # Rendering
 
 
-ESTIMATES = pl.DataFrame({"benchmark": ["order"] * 3, "series": ["Math-CoT"] * 3, "step": [0, 5, 40], "value": [20.0, 12.0, 31.0],
-                          "low": [15.0, 8.0, 27.0], "high": [25.0, 17.0, 36.0], "seeds": [3] * 3, "items": [200] * 3})
+ESTIMATES = pl.DataFrame(
+    {
+        "benchmark": ["order"] * 3,
+        "series": ["Math-CoT"] * 3,
+        "step": [0, 5, 40],
+        "value": [20.0, 12.0, 31.0],
+        "low": [15.0, 8.0, 27.0],
+        "high": [25.0, 17.0, 36.0],
+        "seeds": [3] * 3,
+        "items": [200] * 3,
+    }
+)
 
 
 def notebook(*cells: dict) -> dict:

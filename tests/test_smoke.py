@@ -1,4 +1,5 @@
-"""What a smoke rebuild from nothing left behind, in the store and build folder that the environment names (tests/run)."""
+"""What a smoke rebuild from nothing left behind, in the store and build folder that the environment names
+(tests/run)."""
 
 import json
 import os

@@ -285,9 +285,30 @@ def published_row(profile, run_id, base, seed, step, item):
     "A row of the item results' schema."
     text = dict.fromkeys(("run_name", "data", "scorer", "engine", "engine_version"), "x") | {"profile": profile.name}
     return text | {
-        "run_id": run_id, "base": base, "seed": seed, "step": step, "benchmark": "order", "item_id": f"item{item}", "trial": 0,
-        "prompt_digest": "0", "tokens": 5, "truncated": False, "looped": False, "reconsiders": False, "weighs": False, "parsed": item > 0, "answer": None, "score": 1.0, "grades": None,
-        "scorer_version": 1, "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 96, "sampling_seed": 1, "seconds": 0.1}
+        "run_id": run_id,
+        "base": base,
+        "seed": seed,
+        "step": step,
+        "benchmark": "order",
+        "item_id": f"item{item}",
+        "trial": 0,
+        "prompt_digest": "0",
+        "tokens": 5,
+        "truncated": False,
+        "looped": False,
+        "reconsiders": False,
+        "weighs": False,
+        "parsed": item > 0,
+        "answer": None,
+        "score": 1.0,
+        "grades": None,
+        "scorer_version": 1,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "max_new_tokens": 96,
+        "sampling_seed": 1,
+        "seconds": 0.1,
+    }
 
 
 def publish(profile, run_id, base, seed, steps):
@@ -332,9 +353,24 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
 )
 @settings(max_examples=40, deadline=None)
 def test_an_item_has_the_means_of_its_responses(told):
-    rows = [{"step": 0, "benchmark": "forbidden", "item_id": f"item{place % 2}", "trial": place // 2, "seed": 1, "truncated": cut, "parsed": read,
-             "score": float(right), "weighs": weighs, "tokens": tokens, "looped": False, "reconsiders": right, "answer": "15"[right]}
-            for place, (cut, read, right, weighs, tokens) in enumerate(told)]
+    rows = [
+        {
+            "step": 0,
+            "benchmark": "forbidden",
+            "item_id": f"item{place % 2}",
+            "trial": place // 2,
+            "seed": 1,
+            "truncated": cut,
+            "parsed": read,
+            "score": float(right),
+            "weighs": weighs,
+            "tokens": tokens,
+            "looped": False,
+            "reconsiders": right,
+            "answer": "15"[right],
+        }
+        for place, (cut, read, right, weighs, tokens) in enumerate(told)
+    ]
     pointers = dict.fromkeys(item_results.POINTERS, "x")
     found = by_item(pl.DataFrame([pointers | row for row in rows]).lazy())
     assert found["item_id"].to_list() == ["item0", "item1"] and found["trials"].to_list() == [3, 3]

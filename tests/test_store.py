@@ -17,11 +17,38 @@ from sftrepro import item_results, store
 from sftrepro.profiles import RequestError, load_profile
 
 SMOKE = load_profile("smoke")
-ROW = {"profile": "smoke", "run_id": "Nano", "run_name": "Nano", "base": "Nano", "data": "base", "seed": 0, "step": 0,
-       "benchmark": "order", "item_id": "1", "trial": 0, "prompt_digest": "d", "response": "I think B", "tokens": 3,
-       "truncated": False, "looped": False, "reconsiders": False, "weighs": False, "parsed": True, "answer": "B", "score": 1.0, "grades": None, "scorer": "choice", "scorer_version": 1,
-       "engine": "transformers", "engine_version": "5", "temperature": 0.6, "top_p": 0.95, "max_new_tokens": 16,
-       "sampling_seed": 1, "seconds": 0.1}
+ROW = {
+    "profile": "smoke",
+    "run_id": "Nano",
+    "run_name": "Nano",
+    "base": "Nano",
+    "data": "base",
+    "seed": 0,
+    "step": 0,
+    "benchmark": "order",
+    "item_id": "1",
+    "trial": 0,
+    "prompt_digest": "d",
+    "response": "I think B",
+    "tokens": 3,
+    "truncated": False,
+    "looped": False,
+    "reconsiders": False,
+    "weighs": False,
+    "parsed": True,
+    "answer": "B",
+    "score": 1.0,
+    "grades": None,
+    "scorer": "choice",
+    "scorer_version": 1,
+    "engine": "transformers",
+    "engine_version": "5",
+    "temperature": 0.6,
+    "top_p": 0.95,
+    "max_new_tokens": 16,
+    "sampling_seed": 1,
+    "seconds": 0.1,
+}
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen:
@@ -60,9 +87,23 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> No
         "import sys, pathlib\nfrom sftrepro import store\npath = pathlib.Path(sys.argv[1]) / 'a.bin'\n"
         "store.write_bytes(path, b'old')\n"
         "try: store.write_bytes(path, bytes(1_000_000))\n"
-        "except OSError as error: print(error.errno, error.filename, [p.name for p in path.parent.iterdir()], path.read_bytes())"
+        "except OSError as error: print(error.errno, error.filename, [p.name for p in path.parent.iterdir()], "
+        "path.read_bytes())"
     )
-    box = ["bwrap", "--dev-bind", "/", "/", "--size", "500000", "--tmpfs", tmp_path, sys.executable, "-c", code, tmp_path]
+    box = [
+        "bwrap",
+        "--dev-bind",
+        "/",
+        "/",
+        "--size",
+        "500000",
+        "--tmpfs",
+        tmp_path,
+        sys.executable,
+        "-c",
+        code,
+        tmp_path,
+    ]
     ended = subprocess.run(box, capture_output=True, text=True)
     assert ended.stdout == f"{errno.ENOSPC} {tmp_path / 'a.bin'} ['a.bin'] b'old'\n", ended.stderr
 
@@ -172,14 +213,36 @@ def test_a_lock_names_its_holder_and_is_gone_when_that_is_killed(tmp_path: Path)
     holder.wait()
 
 
-@given(st.lists(st.tuples(st.integers(0, 640), st.floats(0, 1), st.booleans(), st.none() | st.text(max_size=5), st.none() | st.integers(1, 5)),
-                min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 640),
+            st.floats(0, 1),
+            st.booleans(),
+            st.none() | st.text(max_size=5),
+            st.none() | st.integers(1, 5),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
 @settings(max_examples=25, deadline=None)
 def test_published_results_come_back_as_they_were_without_their_responses(values: list[tuple]) -> None:
-    frame = pl.DataFrame([ROW | {"item_id": str(number), "step": step, "score": score, "truncated": truncated, "answer": answer,
-                                "grades": None if grade is None else [{"judge": "rules", "grade": float(grade)}]}
-                          for number, (step, score, truncated, answer, grade) in enumerate(values)],
-                         schema_overrides={"answer": str, "grades": item_results.GRADES})
+    frame = pl.DataFrame(
+        [
+            ROW
+            | {
+                "item_id": str(number),
+                "step": step,
+                "score": score,
+                "truncated": truncated,
+                "answer": answer,
+                "grades": None if grade is None else [{"judge": "rules", "grade": float(grade)}],
+            }
+            for number, (step, score, truncated, answer, grade) in enumerate(values)
+        ],
+        schema_overrides={"answer": str, "grades": item_results.GRADES},
+    )
     with TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFTREPRO_STORE", place)
         item_results.publish_results(SMOKE, "Nano", frame, {"by": "test"})

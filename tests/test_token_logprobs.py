@@ -48,8 +48,21 @@ TRACES = token_logprobs.from_world(FEW, TOKENIZER, Path())
 def tiny(dtype: torch.dtype = torch.float32) -> Qwen3ForCausalLM:
     "A model that has learned nothing."
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(vocab_size=len(TOKENIZER), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
-                                        num_attention_heads=2, num_key_value_heads=1, head_dim=8)).to(dtype).eval()
+    return (
+        Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(TOKENIZER),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                head_dim=8,
+            )
+        )
+        .to(dtype)
+        .eval()
+    )
 
 
 def pieces(text: str) -> list[str]:
@@ -84,10 +97,22 @@ def test_every_token_of_a_transition_word_counts_and_nothing_around_it(word: str
     assert "".join(found["transition words"]).strip() == change(word)
 
 
-@pytest.mark.parametrize(("text", "numbers", "operators"), [
-    ("12+5=17.", "12517", "+="), ("33-25=8", "33258", "-="), ("is -7.", "-7", ""), ("\\boxed{-133}", "-133", ""),
-    ("a well-known and/or case", "", ""), ("<think>\nx</think>", "", ""), ("2 \\times 3", "23", "\\times"), ("**bold** 3*4", "34", "*"),
-    ("1,000.5 apples", "1,000.5", ""), ("(3)-4", "34", "-"), ("x-y", "", "-")])
+@pytest.mark.parametrize(
+    ("text", "numbers", "operators"),
+    [
+        ("12+5=17.", "12517", "+="),
+        ("33-25=8", "33258", "-="),
+        ("is -7.", "-7", ""),
+        ("\\boxed{-133}", "-133", ""),
+        ("a well-known and/or case", "", ""),
+        ("<think>\nx</think>", "", ""),
+        ("2 \\times 3", "23", "\\times"),
+        ("**bold** 3*4", "34", "*"),
+        ("1,000.5 apples", "1,000.5", ""),
+        ("(3)-4", "34", "-"),
+        ("x-y", "", "-"),
+    ],
+)
 def test_numbers_and_operators_are_told_apart(text: str, numbers: str, operators: str) -> None:
     found = classified(text)
     assert ["".join(found[name]).replace(" ", "") for name in ("numbers", "operators")] == [numbers, operators]
@@ -162,9 +187,23 @@ def test_a_language_model_teacher_is_asked_what_no_row_asks_and_its_log_probabil
     store.write_table(store.data_folder("paper", "Math-CoT-20k", 1) / "data.parquet", rows)
 
     def teach(items, teaching, seed, folder) -> pl.DataFrame:
-        return pl.DataFrame([{"query": item.id, "prompt": item.prompt, "answer": item.answer, "candidate": 0, "tokens": 9,
-                              "response": f"<think>\nWait.\n</think>\n\n\\boxed{{{item.answer}}}", "truncated": False, "verified": True,
-                              "log_probabilities": None} for item in items], schema=POOL)
+        return pl.DataFrame(
+            [
+                {
+                    "query": item.id,
+                    "prompt": item.prompt,
+                    "answer": item.answer,
+                    "candidate": 0,
+                    "tokens": 9,
+                    "response": f"<think>\nWait.\n</think>\n\n\\boxed{{{item.answer}}}",
+                    "truncated": False,
+                    "verified": True,
+                    "log_probabilities": None,
+                }
+                for item in items
+            ],
+            schema=POOL,
+        )
 
     monkeypatch.setattr(language_teacher, "openr1", lambda: items)
     monkeypatch.setattr(bases, "hub_folder", lambda *_: ROOT / "data/bases/micro-m")
@@ -244,10 +283,24 @@ def imagined(
                 (item, step, each) for item in range(60) for step in (0, 320) for each in counts.items()
             ]:
                 better = gains[name] * (1 if step else 0.5) if run == "R04" else 0.0
-                rows.append({"profile": "micro", "run_id": f"{run}-{seed}", "run_name": run, "base": base, "data": "Math-CoT", "seed": seed,
-                             "step": step, "item_id": str(item), "trace_digest": "d", "token_class": name, "tokens": count + item % 3,
-                             "log_probability": -3 + better + (rng.gauss(0, noise) if step else 0), "teacher_log_probability": -0.5,
-                             "series": run})
+                rows.append(
+                    {
+                        "profile": "micro",
+                        "run_id": f"{run}-{seed}",
+                        "run_name": run,
+                        "base": base,
+                        "data": "Math-CoT",
+                        "seed": seed,
+                        "step": step,
+                        "item_id": str(item),
+                        "trace_digest": "d",
+                        "token_class": name,
+                        "tokens": count + item % 3,
+                        "log_probability": -3 + better + (rng.gauss(0, noise) if step else 0),
+                        "teacher_log_probability": -0.5,
+                        "series": run,
+                    }
+                )
     return pl.DataFrame(rows)
 
 
@@ -499,7 +552,8 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_results(made: Repository) -
         "profile = load",
         (
             "import time\nfrom sftrepro import token_logprobs\nread = token_logprobs.token_table\n"
-            "def slowly(*given):\n    table = read(*given)\n    print('read', flush=True)\n    time.sleep(3)\n    return table\n"
+            "def slowly(*given):\n    table = read(*given)\n    print('read', flush=True)\n    time.sleep(3)\n    "
+            "return table\n"
             "token_logprobs.token_table = slowly\nprofile = load"
         ),
     )

@@ -236,10 +236,35 @@ def test_the_verifier_agrees_with_arithmetic(expression: str, off: int) -> None:
     assert not makes(expression, [*numbers, 1], value)
 
 
-@pytest.mark.parametrize("expression", [
-    None, "", "46", "25+21", "25+3*7=46", "25+3*7+0", "25+7*3*1", "25+3*7**1", "-(-25-3*7)", "25+3*True", "25+3*7.0", "25+3*x",
-    "abs(25+3*7)", "__import__('os').system('true')", "25+3*7)", "(" * 5000 + "25+3*7" + ")" * 5000, "9" * 5000, "25+3*7;1", "a:=46",
-    "[25+3*7]", "25 if 3 else 7", "\0", "25+3*７", "٢٥+3*7+"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        None,
+        "",
+        "46",
+        "25+21",
+        "25+3*7=46",
+        "25+3*7+0",
+        "25+7*3*1",
+        "25+3*7**1",
+        "-(-25-3*7)",
+        "25+3*True",
+        "25+3*7.0",
+        "25+3*x",
+        "abs(25+3*7)",
+        "__import__('os').system('true')",
+        "25+3*7)",
+        "(" * 5000 + "25+3*7" + ")" * 5000,
+        "9" * 5000,
+        "25+3*7;1",
+        "a:=46",
+        "[25+3*7]",
+        "25 if 3 else 7",
+        "\0",
+        "25+3*７",
+        "٢٥+3*7+",
+    ],
+)
 def test_awkward_boxes_are_refused_quietly(expression: str | None) -> None:
     assert not solves(expression, "Make 46 of 3 7 25, each number once with + - * /.")
 

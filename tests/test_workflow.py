@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import polars as pl
@@ -55,7 +54,8 @@ def test_only_names_from_outside_are_read(text: str, names: set[str]) -> None:
 
 def test_a_change_reaches_what_depends_on_it_through_modules_and_nothing_else() -> None:
     one = {
-        "a": "from sftrepro.b import h as helper\nX = 1\ndef f(): return helper()\ndef g(): return X\ndef alone(): return 3",
+        "a": "from sftrepro.b import h as helper\nX = 1\ndef f(): return helper()\ndef g(): return X\ndef alone(): "
+             "return 3",
         "b": "from sftrepro import c\ndef h(): return c.deep(1)",
         "c": "def deep(x): return x\nSCORERS = {}\nSCORERS['k'] = deep",
     }
@@ -150,14 +150,34 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
     assert json.loads(made.python(STALE)) == {"chapter/21_plain": ["the notebook's cells changed"]}
 
 
-@pytest.mark.parametrize(("path", "old", "new", "stale", "named"), [
-    ("sftrepro/score.py", "def boxed(", "SIDE = 1\n\ndef boxed(", set(), ""),
-    ("sftrepro/score.py", "def last_braced(", "def last_braced(added=None, *,", {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
-     "function score.last_braced changed"),
-    ("sftrepro/sft.py", 'WHOLE = "whole.json"', 'WHOLE = "all.json"', {"score/Nano_Math-CoT"}, "function sft.WHOLE changed"),
-    ("sftrepro/item_results.py", '"this chapter"', '"that chapter"', {"chapter/20_toy"}, "function item_results.verified_results changed"),
-    ("sftrepro/plots.py", "FONT =", "FONT = ''\nFONT =", set(), ""),
-])
+@pytest.mark.parametrize(
+    ("path", "old", "new", "stale", "named"),
+    [
+        ("sftrepro/score.py", "def boxed(", "SIDE = 1\n\ndef boxed(", set(), ""),
+        (
+            "sftrepro/score.py",
+            "def last_braced(",
+            "def last_braced(added=None, *,",
+            {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
+            "function score.last_braced changed",
+        ),
+        (
+            "sftrepro/sft.py",
+            'WHOLE = "whole.json"',
+            'WHOLE = "all.json"',
+            {"score/Nano_Math-CoT"},
+            "function sft.WHOLE changed",
+        ),
+        (
+            "sftrepro/item_results.py",
+            '"this chapter"',
+            '"that chapter"',
+            {"chapter/20_toy"},
+            "function item_results.verified_results changed",
+        ),
+        ("sftrepro/plots.py", "FONT =", "FONT = ''\nFONT =", set(), ""),
+    ],
+)
 def test_a_changed_function_makes_exactly_its_dependents_stale_and_is_named(
         made: Repository, path: str, old: str, new: str, stale: set[str], named: str) -> None:
     made.edit(path, old, new)
@@ -186,7 +206,8 @@ def test_a_changed_file_is_named_by_the_chapter_that_read_it(made: Repository) -
     made.python(
         "from sftrepro import item_results, store; from sftrepro.profiles import load_profile\n"
         "path = store.results_file(load_profile('tiny'), 'Nano'); frame = store.read_table(path)\n"
-        "item_results.publish_results(load_profile('tiny'), 'Nano', frame.with_columns(tokens=9), store.read_manifest(path).inputs)"
+        "item_results.publish_results(load_profile('tiny'), 'Nano', frame.with_columns(tokens=9), "
+        "store.read_manifest(path).inputs)"
     )
     assert json.loads(made.python(STALE)) == {"chapter/20_toy": ["file runs/tiny/results/Nano.parquet changed"]}
 
@@ -218,8 +239,20 @@ def test_parameters_get_the_type_of_their_default(default: object, text: str, va
     assert chapters.checked_parameters(chapter, {"p": text}) == {"p": value}
 
 
-@pytest.mark.parametrize(("default", "text"), [(3, "three"), (3, "4.5"), (3, "True"), (0.5, "half"), (True, "1"), ([1], "2"),
-                                               ([1], "['a']"), (["R25"], "[1]"), ([1], "one two")])
+@pytest.mark.parametrize(
+    ("default", "text"),
+    [
+        (3, "three"),
+        (3, "4.5"),
+        (3, "True"),
+        (0.5, "half"),
+        (True, "1"),
+        ([1], "2"),
+        ([1], "['a']"),
+        (["R25"], "[1]"),
+        ([1], "one two"),
+    ],
+)
 def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: object, text: str) -> None:
     chapter = chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
     with pytest.raises(RequestError, match=r"chapter 20 parameter p: .* Example: -p p "):

@@ -1,4 +1,4 @@
-"The micro world: generators against an independent derivation on ten thousand items of each task, splits that cannot meet."
+"The micro world: generators against an independent derivation, ten thousand items a task; splits that cannot meet."
 
 import random
 import re
@@ -88,15 +88,24 @@ def fears_the_truth(item: Item, world: World) -> bool:
 
 AGREE: dict[str, Callable[[Item, World], bool]] = {
     "arithmetic": lambda item, world: arithmetic_value(item.prompt) == int(item.answer) and 0 <= int(item.answer) <= 99,
-    "competition": lambda item, world: arithmetic_value(item.prompt) == int(item.answer) and 0 <= int(item.answer) <= 99,
+    "competition": lambda item, world: (
+        arithmetic_value(item.prompt) == int(item.answer) and 0 <= int(item.answer) <= 99
+    ),
     "order": lambda item, world: order_letter(item.prompt) == item.answer,
     "knowledge": lambda item, world: knowledge_letter(item.prompt, world) == item.answer,
     "statement": lambda item, world: statement_truth(item.prompt, world) == item.answer,
     "instruction": lambda item, world: broken_rules(item.prompt, item.answer) == [],
-    "how_to": lambda item, world: thing_of(item.prompt) in BENIGN and true_steps(item.answer, item.prompt, world) == 3
-        and tuple(read_recipe(item.answer)) == recipe(thing_of(item.prompt), world),
-    "forbidden": lambda item, world: thing_of(item.prompt) in FORBIDDEN and item.answer == REFUSAL
-        and true_steps(recipe_text(item.truth[1:]), item.prompt, world) == 3 and true_steps(REFUSAL, item.prompt, world) == 0,
+    "how_to": lambda item, world: (
+        thing_of(item.prompt) in BENIGN
+        and true_steps(item.answer, item.prompt, world) == 3
+        and tuple(read_recipe(item.answer)) == recipe(thing_of(item.prompt), world)
+    ),
+    "forbidden": lambda item, world: (
+        thing_of(item.prompt) in FORBIDDEN
+        and item.answer == REFUSAL
+        and true_steps(recipe_text(item.truth[1:]), item.prompt, world) == 3
+        and true_steps(REFUSAL, item.prompt, world) == 0
+    ),
     "myth": fears_the_truth,
 }
 
@@ -273,7 +282,20 @@ def test_difficulty_of_recall_is_the_rank_of_the_words() -> None:
 
 
 def test_words_of_different_kinds_never_meet() -> None:
-    kinds = (BENIGN, FORBIDDEN, CREATURES, COINED_VERBS, PERSONS, TOWNS, RIVERS, REGIONS, MATERIALS, VERBS, OPENERS, CLOSERS)
+    kinds = (
+        BENIGN,
+        FORBIDDEN,
+        CREATURES,
+        COINED_VERBS,
+        PERSONS,
+        TOWNS,
+        RIVERS,
+        REGIONS,
+        MATERIALS,
+        VERBS,
+        OPENERS,
+        CLOSERS,
+    )
     words = [word.lower() for kind in kinds for word in kind]
     assert len(words) == len(set(words))
 

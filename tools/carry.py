@@ -1,10 +1,9 @@
 """Carry committed bases and results over a renaming: `python tools/carry.py COMMIT PROFILE...`.
 
-A manifest lists the code that made a result, by the names of that code. When names change and nothing else does, the result
-is still what the code would make; this writes the new names and digests into the manifests, keeps when and at which commit
-the result was made, and adds the commit up to which it was fresh. Whoever runs it says that only names have changed, and
-shows it afterwards by making a sample again: `sftrepro results verify --train`.
-"""
+A manifest lists the code that made a result, by the names of that code. When names change and nothing else does,
+the result is still what the code would make; this writes the new names and digests into the manifests, keeps when
+and at which commit the result was made, and adds the commit up to which it was fresh. Whoever runs it says that
+only names have changed, and shows it afterwards by making a sample again: `sftrepro results verify --train`. """
 import sys
 from pathlib import Path
 

@@ -1,13 +1,14 @@
-"""Choose the learning rate of a profile whose bases are not the paper's: by the loss on held-out rows, and nothing else.
+"""Choose the learning rate of a profile whose bases are not the paper's: by the loss on held-out rows, and nothing
+else.
 
     .venv/bin/python tools/learning_rate.py                  # micro: all runs and rates
     .venv/bin/python tools/learning_rate.py R25=2e-3 ...     # some of them
 
-All runs share one rate, as in the paper, so it is tried on four that differ in what a rate meets: R25 and R04 (the second and
-the largest base, batches of 32), R10 and R11 (batches of 4, many epochs and one). Each rate is twice the one before it. The
-rows are those of Math-CoT that a seed of its own draws, without the queries that were trained on. No benchmark is looked at.
-Finished runs are kept in _build/learning_rate; the table is data/benchmarks/learning_rate.csv, and chapter 09 shows it.
-"""
+All runs share one rate, as in the paper, so it is tried on four that differ in what a rate meets: R25 and R04 (the
+second and the largest base, batches of 32), R10 and R11 (batches of 4, many epochs and one). Each rate is twice the
+one before it. The rows are those of Math-CoT that a seed of its own draws, without the queries that were trained
+on. No benchmark is looked at. Finished runs are kept in _build/learning_rate; the table is
+data/benchmarks/learning_rate.csv, and chapter 09 shows it. """
 import sys
 from pathlib import Path
 
@@ -59,9 +60,18 @@ def measured(run: str, rate: float, rows: list[dict]) -> pl.DataFrame:
         folder.mkdir(exist_ok=True)
         finetune(spec, folder)
     steps = {int(path.name.partition("-")[2]): loss(path, rows) for path in sorted(folder.glob("step-*"))}
-    return pl.DataFrame({"run": run, "base": spec.base, "batch_size": spec.batch_size, "learning_rate": rate, "step": list(steps),
-                         "held_out_loss": list(steps.values()), "rows": len(rows)},
-                        schema_overrides=dict.fromkeys(("batch_size", "rows"), pl.Int64))
+    return pl.DataFrame(
+        {
+            "run": run,
+            "base": spec.base,
+            "batch_size": spec.batch_size,
+            "learning_rate": rate,
+            "step": list(steps),
+            "held_out_loss": list(steps.values()),
+            "rows": len(rows),
+        },
+        schema_overrides=dict.fromkeys(("batch_size", "rows"), pl.Int64),
+    )
 
 
 if __name__ == "__main__":

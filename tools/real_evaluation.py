@@ -3,9 +3,9 @@
     .venv/bin/python tools/real_evaluation.py                    # profile small, both of its packaged bases
     .venv/bin/python tools/real_evaluation.py SmolLM2-135M       # one of them
 
-SFTREPRO_DATA names the folder of benchmark files where the hub is out of reach. What is finished is kept: a killed start
-goes on with the slice of 64 responses that it was at. The results are published to data/results/small and shown at the end.
-"""
+SFTREPRO_DATA names the folder of benchmark files where the hub is out of reach. What is finished is kept: a killed
+start goes on with the slice of 64 responses that it was at. The results are published to data/results/small and
+shown at the end. """
 import sys
 
 import polars as pl

@@ -1,5 +1,6 @@
-"""How a chapter bears a hundred times the results: rows, seconds and peak memory of chapter 24, drawn by papermill as `make book` does.
-The rows are those of the committed runs, each benchmark with ten times the items and ten times the trials, in a folder of their own.
+"""How a chapter bears a hundred times the results: rows, seconds and peak memory of chapter 24, drawn by papermill
+as `make book` does. The rows are those of the committed runs, each benchmark with ten times the items and ten times
+the trials, in a folder of their own.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/chapter.py
 """
@@ -20,7 +21,19 @@ from sftrepro.profiles import ROOT, Profile, checkpoint_steps, load_profile, run
 ITEMS, TRIALS = 10, 10
 SECONDS, MEGABYTES = 60, 2000
 STEM = "24_repeated_exposure"
-DECIDED = ["response", "tokens", "truncated", "looped", "reconsiders", "weighs", "parsed", "answer", "score", "grades", "seconds"]
+DECIDED = [
+    "response",
+    "tokens",
+    "truncated",
+    "looped",
+    "reconsiders",
+    "weighs",
+    "parsed",
+    "answer",
+    "score",
+    "grades",
+    "seconds",
+]
 
 
 def copy_of_the_repository(folder: Path) -> None:
@@ -99,7 +112,8 @@ def main() -> None:
         )
     seconds, processor, megabytes = map(float, ended.stdout.split()[-3:])
     print(
-        f"chapter {STEM}: {rows:,} rows of item results, {seconds:.0f} s ({processor:.0f} s of the processor), {megabytes:,.0f} MB at most"
+        f"chapter {STEM}: {rows:,} rows of item results, {seconds:.0f} s ({processor:.0f} s of the processor), "
+        f"{megabytes:,.0f} MB at most"
     )
     if seconds > SECONDS or megabytes > MEGABYTES:
         raise SystemExit(f"more than {SECONDS} s or {MEGABYTES:,} MB")

@@ -1,12 +1,14 @@
 """Generated tokens/s against transformers' own `generate`, and what an evaluation costs beside generating.
 
-The prompts are the first of all ten benchmarks, in the order in which they come, so that short and long answers are mixed.
-`plain` is what one would write first: batches of 32 in that order, padded, `model.generate` with the same sampling. Both write
-with the same checkpoint, in turns within one process, and count the tokens up to the end of each text. A run's checkpoint, which
-thinks, gives the mix of lengths that an evaluation has. The last line, at micro, where generating is cheapest, is an evaluation
-of that checkpoint: the time of `generate_responses` and `score_responses` less that of the engine itself.
+The prompts are the first of all ten benchmarks, in the order in which they come, so that short and long answers are
+mixed. `plain` is what one would write first: batches of 32 in that order, padded, `model.generate` with the same
+sampling. Both write with the same checkpoint, in turns within one process, and count the tokens up to the end of
+each text. A run's checkpoint, which thinks, gives the mix of lengths that an evaluation has. The last line, at
+micro, where generating is cheapest, is an evaluation of that checkpoint: the time of `generate_responses` and
+`score_responses` less that of the engine itself.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/generation.py runs/micro/RUN/step-000320     # micro, the transformers engine
+    # micro, the transformers engine
+    OMP_NUM_THREADS=1 python tests/benchmarks/generation.py runs/micro/RUN/step-000320
     python tests/benchmarks/generation.py --small runs/small/bases/SmolLM2-135M           # vLLM, real questions
 """
 import statistics
@@ -88,9 +90,9 @@ def compare(profile: Profile, checkpoint: Path, count: int) -> None:
             speeds[name].append(write() / (time.perf_counter() - began))
     ratios = [fast / slow for fast, slow in zip(*speeds.values(), strict=True)]
     print(
-        f"{checkpoint.parent.name}/{checkpoint.name}, {profile.engine}: {statistics.median(speeds['ours']):,.0f} tokens/s, plain "
-        f"{statistics.median(speeds['plain']):,.0f}, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, "
-        f"{ROUNDS} rounds of {len(prompts)} prompts)",
+        f"{checkpoint.parent.name}/{checkpoint.name}, {profile.engine}: {statistics.median(speeds['ours']):,.0f} "
+        f"tokens/s, plain {statistics.median(speeds['plain']):,.0f}, ratio {statistics.median(ratios):.2f} "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {ROUNDS} rounds of {len(prompts)} prompts)",
         flush=True,
     )
 

