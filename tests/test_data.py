@@ -231,7 +231,7 @@ def test_too_few_correct_candidates_are_refused_and_an_empty_pool_too() -> None:
         enough(order, raw("Math-CoT", 200).clear(), 72)
     with pytest.raises(RequestError, match="the pool is empty, and 64 rows are needed"):
         enough(order, pool(order, []), 0)
-    with pytest.raises(RequestError, match="queries have a candidate that will do"):
+    with pytest.raises(RequestError, match="queries have a usable candidate"):
         make(order._replace(profile=SMOKE.model_copy(update={"max_length": 100})))
 
 

@@ -371,7 +371,7 @@ def test_gpus_are_shared_out_once_and_hold_what_they_are_given(weights: int, cou
 def test_an_engine_that_fails_says_why(vllm: None, tiny: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(tiny, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(RuntimeError, match="(?s)^vLLM ended: .*safetensors"):
+    with pytest.raises(RuntimeError, match="(?s)^vLLM exited. The end of its log: .*safetensors"):
         generate(broken, ["la"], [0], GREEDY, "vllm")
 
 
