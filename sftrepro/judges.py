@@ -270,7 +270,7 @@ def read_grades(file: Path) -> pl.DataFrame:
 
 # %% ../nbs/10a_judges.ipynb #73b02653
 def graded(judge: Judge, cases: Sequence[Case],
-           file: Path,       # grows by each batch
+           file: Path,       # grows with each batch
            batch: int = 32,  # cases whose grades a killed job may lose
            ) -> list[float | None]:  # levels in the order of the cases; raises RuntimeError, RequestError
     "The grades of a judge, from disk where they are there already."
