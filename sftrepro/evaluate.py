@@ -37,7 +37,7 @@ def items_of(benchmark: str, profile: Profile) -> list[Item]:
 
 # %% ../nbs/10_evaluate.ipynb #8a9c2ead
 def questions(benchmark: str, profile: Profile) -> pl.DataFrame:
-    "One row per response to ask for: item, trial, prompt text and the seed of its sampling."
+    "One row for each response to ask for: item, trial, prompt text and the seed of its sampling."
     trials = range(profile.benchmarks[benchmark].trials)
     return pl.DataFrame([
         {"item_id": item.id, "trial": trial, "prompt": prompt_text(user_turn(item)),
@@ -46,20 +46,20 @@ def questions(benchmark: str, profile: Profile) -> pl.DataFrame:
 
 # %% ../nbs/10_evaluate.ipynb #ec1ecfd7
 def response_file(folder: Path, benchmark: str, step: int) -> Path:
-    "Where the responses of one checkpoint to one benchmark lie."
+    "The file of one checkpoint's responses to one benchmark."
     return folder / f"{benchmark}-step-{step:06d}.parquet"
 
 # %% ../nbs/10_evaluate.ipynb #d7a42434
 def sampling_of(benchmark: str, profile: Profile) -> Sampling:
-    "How the responses to a benchmark are drawn."
+    "How the responses to a benchmark are sampled."
     own = REAL[benchmark].sampling if benchmark in REAL else {}
     limit = REAL[benchmark].limit if benchmark in REAL else profile.max_new_tokens
-    given = {"temperature": profile.temperature, "top_p": profile.top_p} | own
-    return Sampling(**given, max_new_tokens=min(profile.max_new_tokens, limit))
+    settings = {"temperature": profile.temperature, "top_p": profile.top_p} | own
+    return Sampling(**settings, max_new_tokens=min(profile.max_new_tokens, limit))
 
 # %% ../nbs/10_evaluate.ipynb #a651e794
-def opening(checkpoint: Path) -> str:
-    "What a model's text begins with: some were pretrained with a token of their own there, and want it."
+def opening(checkpoint: Path) -> str:  # empty if the chat template has no such token
+    "The token that a model expects at the beginning of every text."
     tokenizer = tokenizer_at(checkpoint, file_stamp(checkpoint))
     return tokenizer.bos_token if "bos_token" in (tokenizer.chat_template or "") else ""
 
@@ -69,22 +69,26 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
             ) -> pl.DataFrame:        # the same rows with the responses
     "A checkpoint's responses to some questions."
     sampling, first = sampling_of(benchmark, profile), opening(checkpoint)
-    prompts = [first + prompt for prompt in questions["prompt"]]
-    answers = generate(checkpoint, prompts, questions["sampling_seed"].to_list(), sampling, profile.engine, profile.precision)
-    told = pl.DataFrame([answer.model_dump() for answer in answers])
-    return pl.concat([questions, told], how="horizontal").with_columns(
+    prompts, seeds = [first + prompt for prompt in questions["prompt"]], questions["sampling_seed"].to_list()
+    answers = generate(checkpoint, prompts, seeds, sampling, profile.engine, profile.precision)
+    responses = pl.DataFrame([answer.model_dump() for answer in answers])
+    return pl.concat([questions, responses], how="horizontal").with_columns(
         engine=pl.lit(profile.engine), engine_version=pl.lit(engine_version(profile.engine)),
         temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
 
 # %% ../nbs/10_evaluate.ipynb #fff455ae
-SLICE = 2**16 + 2**14  # tokens that a slice may grow to
+SLICE = 2**16 + 2**14  # tokens that the responses of a slice may have together
 
 def slices(questions: pl.DataFrame, max_new_tokens: int) -> list[pl.DataFrame]:
     "The questions in slices of 64 or more."
     return list(questions.iter_slices(max(64, SLICE // max_new_tokens)))
 
-def respond_in_slices(checkpoint: Path, benchmark: str, profile: Profile, questions: pl.DataFrame, file: Path) -> None:
-    "Write a checkpoint's responses to a benchmark, going on where an earlier start was killed."
+# %% ../nbs/10_evaluate.ipynb #acbcd83d
+def respond_in_slices(checkpoint: Path, benchmark: str, profile: Profile,
+                      questions: pl.DataFrame,  # rows of `questions`
+                      file: Path,               # gets the responses; the slices lie beside it until then
+                      ) -> None:
+    "Write a checkpoint's responses to a benchmark, continuing where a killed job stopped."
     parts, done = file.with_suffix(".slices"), []
     for number, part in enumerate(slices(questions, sampling_of(benchmark, profile).max_new_tokens)):
         done.append(parts / f"{number:04d}.parquet")
@@ -97,76 +101,82 @@ def respond_in_slices(checkpoint: Path, benchmark: str, profile: Profile, questi
 def generate_responses(profile: Profile,
                        run_id: str,                   # of a finetuning run, or a base's name
                        checkpoints: dict[int, Path],  # by step
-                       folder: Path,                  # gets a file per benchmark and step
+                       folder: Path,                  # gets a file for each benchmark and step
                        ) -> None:
-    "Let every checkpoint answer every benchmark; what is already there stays."
+    "Generate every checkpoint's responses to every benchmark; files that exist stay."
     pairs = [(step, benchmark) for step in checkpoints for benchmark in profile.benchmarks]
-    given = {benchmark: questions(benchmark, profile) for benchmark in profile.benchmarks}
+    asked = {benchmark: questions(benchmark, profile) for benchmark in profile.benchmarks}
     for step, benchmark in tqdm(pairs, desc=f"generate {run_id}"):
         if not (file := response_file(folder, benchmark, step)).exists():
-            respond_in_slices(checkpoints[step], benchmark, profile, given[benchmark], file)
+            respond_in_slices(checkpoints[step], benchmark, profile, asked[benchmark], file)
 
 # %% ../nbs/10_evaluate.ipynb #1efa0881
 def identity(profile: Profile, run_id: str) -> dict[str, str | int]:
-    "What the item results say of the model: a run, or a base before any training."
+    "The columns of the item results that name the model."
     for spec in run_specs(profile):
         if spec.run_id == run_id:
-            return {"run_id": run_id, "run_name": spec.run_name, "base": spec.base, "data": spec.data, "seed": spec.seed}
+            return {"run_id": run_id, "run_name": spec.run_name, "base": spec.base, "data": spec.data,
+                    "seed": spec.seed}
     return {"run_id": run_id, "run_name": run_id, "base": run_id, "data": "base", "seed": 0}
 
 # %% ../nbs/10_evaluate.ipynb #fa8518b6
-def score_verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.DataFrame:
+def score_verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) -> pl.DataFrame:  # raises RequestError
     "The scorer's verdict on each response, row by row."
     items = {item.id: item for item in items_of(benchmark, profile)}
     world, score = world_of(profile), scorer_of(benchmark).score
-    if strange := set(responses["item_id"]) - set(items):
-        raise RequestError(f"{benchmark}: responses to {len(strange)} items that settings.ini does not ask. "
+    if unknown := set(responses["item_id"]) - set(items):
+        raise RequestError(f"{benchmark}: responses to {len(unknown)} items that settings.ini does not ask. "
                            f"Make them again: make rebuild PROFILE={profile.name}")
-    judged = [score(text, items[item], world) for item, text in responses.select("item_id", "text").iter_rows()]
-    return pl.DataFrame([verdict.model_dump() for verdict in judged], schema={"parsed": bool, "answer": str, "score": float})
+    verdicts = [score(text, items[item], world) for item, text in responses.select("item_id", "text").iter_rows()]
+    return pl.DataFrame([verdict.model_dump() for verdict in verdicts],
+                        schema={"parsed": bool, "answer": str, "score": float})
 
 # %% ../nbs/10_evaluate.ipynb #74578ab8
 def looped(text: str) -> bool:
-    "Does a response end in a passage of 10 to 1,000 characters that stands there four times in a row?"
+    "Does a response end in a passage of 10 to 1,000 characters, four times in a row?"
     return any(text[-3 * size:] == text[-4 * size:-size] for size in range(10, min(1000, len(text) // 4) + 1))
 
 # %% ../nbs/10_evaluate.ipynb #11c88115
+def thinking(response: str) -> str:  # empty if there is none
+    "The thinking block of a response, which may have no end."
+    return response.partition("<think>")[2].partition("</think>")[0]
+
+# %% ../nbs/10_evaluate.ipynb #613b74f3
 REVISION = ("wait", "hmm", "alternatively", "maybe", "check")
 PERMISSION = ("forbidden", "fine", "illegal", "harmful", "dangerous", "unethical", "not allowed")
 
-def thinking(response: str) -> str:
-    "The thinking block of a response, which may have no end; empty if there is none."
-    return response.partition("<think>")[2].partition("</think>")[0]
-
 def mentions(text: str, words: Sequence[str]) -> bool:
-    "Does one of the words stand in a text, on its own?"
+    "Does a text contain one of the words as a whole word?"
     return re.search(rf"\b(?:{'|'.join(words)})\b", text, re.IGNORECASE) is not None
 
 # %% ../nbs/10_evaluate.ipynb #c16aeb31
 def item_results(responses: pl.DataFrame, benchmark: str, model: dict, profile: Profile) -> pl.DataFrame:
     "Scored responses as rows of the store's schema."
-    scorer = scorer_of(benchmark)
-    constants = {"profile": profile.name, "benchmark": benchmark, "scorer": scorer.name, "scorer_version": scorer.version}
+    scorer, thoughts = scorer_of(benchmark), [thinking(text) for text in responses["text"]]
+    constants = {"profile": profile.name, "benchmark": benchmark,
+                 "scorer": scorer.name, "scorer_version": scorer.version}
     table = pl.concat([responses, score_verdicts(responses, benchmark, profile)], how="horizontal").with_columns(
-        prompt_digest=pl.col("prompt").map_elements(prompt_digest, return_dtype=pl.String), response="text", grades=pl.lit(None, GRADES),
+        prompt_digest=pl.col("prompt").map_elements(prompt_digest, return_dtype=pl.String),
+        response="text", grades=pl.lit(None, GRADES),
         looped=pl.col("text").map_elements(looped, return_dtype=pl.Boolean),
-        reconsiders=pl.Series([mentions(thinking(text), REVISION) for text in responses["text"]], dtype=pl.Boolean),
-        weighs=pl.Series([mentions(thinking(text), PERMISSION) for text in responses["text"]], dtype=pl.Boolean),
+        reconsiders=pl.Series([mentions(thought, REVISION) for thought in thoughts], dtype=pl.Boolean),
+        weighs=pl.Series([mentions(thought, PERMISSION) for thought in thoughts], dtype=pl.Boolean),
         **{name: pl.lit(value) for name, value in (constants | model).items()})
-    return table.select(pl.col(name).cast(pl.Int64) if table[name].dtype == pl.Int32 else name for name in ITEM_RESULTS.columns)
+    return table.select(pl.col(name).cast(pl.Int64) if table[name].dtype == pl.Int32 else name
+                        for name in ITEM_RESULTS.columns)
 
 # %% ../nbs/10_evaluate.ipynb #5ef3812b
 def score_responses(profile: Profile,
                     run_id: str,        # of a finetuning run, or a base's name
                     responses: Path,    # folder of generate_responses
-                    folder: Path,       # gets a file per benchmark
+                    folder: Path,       # gets a file for each benchmark
                     ) -> pl.DataFrame:  # the item results of all benchmarks
     "Score every response of a run."
     tables = []
     for benchmark in tqdm(profile.benchmarks, desc=f"score {run_id}"):
         files = sorted(responses.glob(f"{benchmark}-step-*.parquet"))
-        given = pl.concat([read_table(file).with_columns(step=int(file.stem[-6:])) for file in files])
-        tables.append(item_results(given, benchmark, identity(profile, run_id), profile))
+        answered = pl.concat([read_table(file).with_columns(step=int(file.stem[-6:])) for file in files])
+        tables.append(item_results(answered, benchmark, identity(profile, run_id), profile))
         write_table(folder / f"{benchmark}.parquet", tables[-1])
     return pl.concat(tables)
 
@@ -175,29 +185,31 @@ VERDICT = ["parsed", "answer", "score"]
 
 def rescored(results: pl.DataFrame,  # item results with their responses, of one benchmark
              profile: Profile,
-             ) -> pl.DataFrame:      # those whose verdict changed; `now_` columns hold the new one
-    "The rows that the present scorer judges otherwise."
+             ) -> pl.DataFrame:      # the rows that changed; `now_` columns hold the new verdict
+    "The rows on which today's scorer gives another verdict."
     benchmark = results["benchmark"][0]
-    now = score_verdicts(results.select("item_id", text="response"), benchmark, profile).rename(lambda name: f"now_{name}")
-    both = pl.concat([results, now], how="horizontal").with_columns(now_version=pl.lit(scorer_of(benchmark).version))
+    now = score_verdicts(results.select("item_id", text="response"), benchmark, profile)
+    both = pl.concat([results, now.rename(lambda name: f"now_{name}")], how="horizontal").with_columns(
+        now_version=pl.lit(scorer_of(benchmark).version))
     return both.filter(pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"now_{name}")) for name in VERDICT))
 
+# %% ../nbs/10_evaluate.ipynb #c113689f
 def stored_evaluations(profile: Profile) -> list[Path]:
     "The tables of item results in the store, with their responses."
     return sorted((store_root() / profile.name).glob("*/eval/*.parquet"))
 
 # %% ../nbs/10_evaluate.ipynb #6b2a91bf
 def draw_sample(profile: Profile,
-          steps: Sequence[int],  # the checkpoints that there are
-          items: int,            # responses wanted; whole slices are drawn until they hold as many
-          seed: str,             # decides which
-          ) -> list[tuple[int, str, pl.DataFrame]]:  # step, benchmark, rows of `questions`
-    "A random sample of what a run or a base was asked."
-    every = [(step, benchmark, part) for benchmark in profile.benchmarks for step in steps
+                steps: Sequence[int],  # of the checkpoints to draw from
+                items: int,            # responses; whole slices are drawn until they hold as many
+                seed: str,
+                ) -> list[tuple[int, str, pl.DataFrame]]:  # step, benchmark, rows of `questions`
+    "A random sample of the questions that a run or a base was asked."
+    parts = [(step, benchmark, part) for benchmark in profile.benchmarks for step in steps
              for part in slices(questions(benchmark, profile), sampling_of(benchmark, profile).max_new_tokens)]
-    Random(seed).shuffle(every)
-    before = accumulate((len(part) for _, _, part in every), initial=0)
-    return [each for each, held in zip(every, before, strict=False) if held < items]
+    Random(seed).shuffle(parts)
+    drawn_before = accumulate((len(rows) for _, _, rows in parts), initial=0)
+    return [part for part, drawn in zip(parts, drawn_before, strict=False) if drawn < items]
 
 # %% ../nbs/10_evaluate.ipynb #843893ef
 def made_again(profile: Profile,
@@ -205,22 +217,23 @@ def made_again(profile: Profile,
                checkpoint: Path, step: int, benchmark: str,
                part: pl.DataFrame,   # a slice of the questions
                ) -> pl.DataFrame:    # its item results, responses included
-    "Responses of a checkpoint, generated and scored anew."
+    "Responses of a checkpoint, generated and scored again."
     responses = respond(checkpoint, benchmark, profile, part).with_columns(step=step)
     return item_results(responses, benchmark, identity(profile, run_id), profile)
 
 # %% ../nbs/10_evaluate.ipynb #772ae38a
-DECIDED = ["prompt_digest", "response", "tokens", "truncated", "looped", "reconsiders", "weighs", "parsed", "answer", "score", "grades"]
+DECIDED = ["prompt_digest", "response", "tokens", "truncated", "looped", "reconsiders", "weighs",
+           "parsed", "answer", "score", "grades"]  # columns that a model or a scorer decides
 
 def departures(then: pl.DataFrame,  # published item results; few of them have a response
                now: pl.DataFrame,   # some of the same, made again
-               ) -> dict[tuple, dict[str, tuple]]:  # (step, benchmark, item, trial) -> column -> (published, made again)
-    "The rows that come out otherwise, and how."
-    place = ("step", "benchmark", "item_id", "trial")
-    known = {tuple(row[name] for name in place): row for row in then.iter_rows(named=True)}
-    found = {}
+               ) -> dict[tuple, dict[str, tuple]]:  # (step, benchmark, item, trial) -> column -> (published, now)
+    "The rows that come out differently, and how."
+    key_columns = ("step", "benchmark", "item_id", "trial")
+    published = {tuple(row[name] for name in key_columns): row for row in then.iter_rows(named=True)}
+    differences = {}
     for new in now.iter_rows(named=True):
-        old = known.get(key := tuple(new[name] for name in place), {})
+        old = published.get(key := tuple(new[name] for name in key_columns), {})
         compared = [name for name in DECIDED if name != "response" or old.get(name) is not None]
-        found[key] = {name: (old.get(name), new[name]) for name in compared if old.get(name) != new[name]}
-    return {key: different for key, different in found.items() if different}
+        differences[key] = {name: (old.get(name), new[name]) for name in compared if old.get(name) != new[name]}
+    return {key: columns for key, columns in differences.items() if columns}
