@@ -210,11 +210,11 @@ def busy_machine() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-BUSY = Limits(seconds=0.8)
+BUSY = Limits(seconds=1.6)  # half of a processor, which some schedulers leave a program here, is not enough for 1.1
 
 
 def test_a_right_program_on_a_busy_machine_is_run_again_alone_and_passes(busy_machine: None) -> None:
-    slow = "import time\nwhile time.process_time() < 0.3: pass\n"
+    slow = "import time\nwhile time.process_time() < 1.1: pass\n"
     outcome = run_program(slow + "print('done')", limits=BUSY)
     assert (outcome.status, outcome.stdout, outcome.alone) == ("ok", "done\n", True)
 
