@@ -84,6 +84,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'sftrepro.cards': { 'sftrepro.cards.amount': ('cards.html#amount', 'sftrepro/cards.py'),
                                 'sftrepro.cards.chapter_link': ('cards.html#chapter_link', 'sftrepro/cards.py'),
                                 'sftrepro.cards.comparison_table': ('cards.html#comparison_table', 'sftrepro/cards.py'),
+                                'sftrepro.cards.criterion_history': ('cards.html#criterion_history', 'sftrepro/cards.py'),
                                 'sftrepro.cards.decisive': ('cards.html#decisive', 'sftrepro/cards.py'),
                                 'sftrepro.cards.effect': ('cards.html#effect', 'sftrepro/cards.py'),
                                 'sftrepro.cards.landing': ('cards.html#landing', 'sftrepro/cards.py'),
