@@ -917,6 +917,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'sftrepro.token_figures.show_pairs': ('token_figures.html#show_pairs', 'sftrepro/token_figures.py'),
                                         'sftrepro.token_figures.show_shares': ( 'token_figures.html#show_shares',
                                                                                 'sftrepro/token_figures.py'),
+                                        'sftrepro.token_figures.token_shares': ( 'token_figures.html#token_shares',
+                                                                                 'sftrepro/token_figures.py'),
                                         'sftrepro.token_figures.under': ('token_figures.html#under', 'sftrepro/token_figures.py')},
             'sftrepro.token_logprobs': { 'sftrepro.token_logprobs.aligned': ('token_logprobs.html#aligned', 'sftrepro/token_logprobs.py'),
                                          'sftrepro.token_logprobs.arranged': ('token_logprobs.html#arranged', 'sftrepro/token_logprobs.py'),
