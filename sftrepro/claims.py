@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['Value', 'STRENGTH', 'UNTESTABLE', 'WORDS', 'WAITING', 'Excursion', 'Contrasts', 'Criterion', 'Superseded', 'Claim',
-           'Ledger', 'ledger', 'comparison_outcome', 'weakest', 'judge_dip', 'ended', 'judge_surge', 'still_growing',
-           'judge_contrast', 'with_outcomes', 'over_benchmarks', 'over_tests', 'Verdict', 'judge', 'obstacles',
-           'Judged', 'judge_test', 'no_room', 'compare_ends', 'end_of', 'judge_all', 'tally', 'runs_published',
-           'current_verdicts']
+           'Ledger', 'ledger', 'comparison_outcome', 'weakest', 'compare_ends', 'end_of', 'no_room', 'judge_dip',
+           'with_outcomes', 'ended', 'judge_surge', 'still_growing', 'judge_contrast', 'over_benchmarks', 'over_tests',
+           'Judged', 'judge_test', 'Verdict', 'obstacles', 'judge', 'judge_tests', 'judge_all', 'tally',
+           'runs_published', 'current_verdicts']
 
 # %% ../nbs/13_claims.ipynb #96996c96
 import math
@@ -42,7 +42,7 @@ class Excursion(Frozen):
 
     @property
     def runs(self) -> set[str]:
-        "What must have been run."
+        "The runs that the test needs."
         return {self.run}
 
 # %% ../nbs/13_claims.ipynb #e9f1fdbf
@@ -60,7 +60,7 @@ class Contrasts(Frozen):
 
     @property
     def runs(self) -> set[str]:
-        "What must have been run."
+        "The runs that the test needs."
         return {end for pair in self.contrasts for end in pair} - {"base"}
 
 # %% ../nbs/13_claims.ipynb #34d8d99b
@@ -70,6 +70,12 @@ class Criterion(Frozen):
     wording: str  # in prose, as chapters show it
     tests: tuple[Annotated[Excursion | Contrasts, Field(discriminator="kind")], ...] = Field(min_length=1)
 
+    @property
+    def runs(self) -> set[str]:
+        "The runs that its tests need."
+        return set().union(*(test.runs for test in self.tests))
+
+# %% ../nbs/13_claims.ipynb #b739d9c7
 class Superseded(Frozen):
     "A criterion that was given up."
     fixed: date
@@ -109,9 +115,9 @@ def ledger(path: Path = ROOT / "data/claims.toml") -> Ledger:
 STRENGTH = ("absent", "leaning", "shown")
 
 def comparison_outcome(row: dict,      # a row of `stats.contrasts`
-            margin: float,  # in the row's unit
-            ) -> str:
-    "What one comparison says about an effect that the claim expects above zero, or not below a negative margin."
+                       margin: float,  # in the row's unit
+                       ) -> str:
+    "The outcome of one comparison, for an effect expected above zero or not below a negative margin."
     floor = min(margin, 0)
     if row["low"] > floor and row["estimate"] >= margin:
         return "shown"
@@ -119,15 +125,48 @@ def comparison_outcome(row: dict,      # a row of `stats.contrasts`
         return "opposite"
     return "leaning" if row["leaning_low"] > floor else "absent"
 
+# %% ../nbs/13_claims.ipynb #ea6fe9e6
 def weakest(outcomes: Sequence[str]) -> str:
-    "The weakest of some outcomes; what is opposite supports nothing."
-    return min(("absent" if found == "opposite" else found for found in outcomes), key=STRENGTH.index)
+    "The weakest of some outcomes; an opposite outcome supports nothing."
+    return min(("absent" if outcome == "opposite" else outcome for outcome in outcomes), key=STRENGTH.index)
+
+# %% ../nbs/13_claims.ipynb #7d732cc9
+def compare_ends(test: Excursion | Contrasts, results: pl.DataFrame, benchmarks: Sequence[str],
+                 levels: dict,  # of the two intervals: `level` and `leaning`
+                 ) -> pl.DataFrame:
+    "All comparisons of a test as one family."
+    if test.kind != "contrast":
+        return excursion(results, benchmarks, test.run, test.value, down=test.kind == "dip", **levels)
+    pairs = [Pair(benchmark=benchmark, name=f"{above} minus {below}", above=end_of(results, above, below),
+                  below=end_of(results, below, above), gains=test.gains)
+             for benchmark in benchmarks for above, below in test.contrasts]
+    return contrasts(results, pairs, test.value, **levels)
+
+def end_of(results: pl.DataFrame, end: str, opponent: str) -> tuple[str, int]:
+    "The last step of a run; for `base`, the start of the run that it is compared with."
+    if end == "base":
+        return opponent, 0
+    return end, results.select("series", "step").filter(series=end)["step"].max()
+
+# %% ../nbs/13_claims.ipynb #e8158768
+def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:
+    "Why a benchmark does not count; empty where it does."
+    if test.value == "nats":
+        return ""
+    starts = results.select("series", "step", "benchmark", "score").filter(
+        pl.col("series").is_in(test.runs), step=0, benchmark=benchmark)
+    bases = 100 * starts.group_by("series").agg(pl.col("score").mean())["score"]
+    for base, limit, has_room in ((bases.min(), f"below {test.base_at_least:g}%", bases.min() >= test.base_at_least),
+                                  (bases.max(), f"above {test.base_at_most:g}%", bases.max() <= test.base_at_most)):
+        if not has_room:
+            return f"{benchmark} is left out: its base at {base:.1f}% is {limit} and leaves no room"
+    return ""
 
 # %% ../nbs/13_claims.ipynb #5eeddb05
-def judge_dip(test: Excursion, found: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
+def judge_dip(test: Excursion, legs: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
     "Did the score fall and recover?"
-    step = furthest(found, benchmark)
-    rows = found.filter(benchmark=benchmark)
+    step = furthest(legs, benchmark)
+    rows = legs.filter(benchmark=benchmark)
     out, end = (rows.filter(name="out", step=at).row(0, named=True) for at in (step, rows["step"].max()))
     back = rows.filter(name="back", step=step).to_dicts()
     recovery = comparison_outcome(back[0], test.back_margin) if back else "absent"
@@ -137,19 +176,25 @@ def judge_dip(test: Excursion, found: pl.DataFrame, benchmark: str) -> tuple[str
     if recovery not in ("shown", "leaning") and comparison_outcome(end, test.out_margin) == "shown":
         result = "opposite"
     names = (f"fall from the base to step {step}", f"rise from step {step} to the last")
-    legs = with_outcomes([out, *back], names, (test.out_margin, test.back_margin))
-    return result, [*legs, ended(end)]
+    comparisons = with_outcomes([out, *back], names, (test.out_margin, test.back_margin))
+    return result, [*comparisons, ended(end)]
 
+def with_outcomes(rows: Sequence[dict], names: Sequence[str], margins: Sequence[float]) -> list[dict]:
+    "Comparisons, each with its meaning and its outcome."
+    return [row | {"comparison": name, "outcome": comparison_outcome(row, margin)}
+            for row, name, margin in zip(rows, names, margins, strict=False)]
+
+# %% ../nbs/13_claims.ipynb #62f77a92
 def ended(end: dict) -> dict:
-    "Where the run ends, read the way people ask: the last step above the base."
+    "The last step above the base, which is how readers ask about the end of a run."
     turned = {"estimate": -end["estimate"], "low": -end["high"], "high": -end["low"]}
     return end | turned | {"comparison": "last step above the base", "outcome": ""}
 
 # %% ../nbs/13_claims.ipynb #ecfd87fc
-def judge_surge(test: Excursion, found: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
+def judge_surge(test: Excursion, legs: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
     "Did the length rise early and fall again?"
-    step, last = furthest(found, benchmark), found.filter(benchmark=benchmark)["step"].max()
-    rows = found.filter(benchmark=benchmark)
+    step, last = furthest(legs, benchmark), legs.filter(benchmark=benchmark)["step"].max()
+    rows = legs.filter(benchmark=benchmark)
     out = rows.filter(name="out", step=step).row(0, named=True)
     back = rows.filter(name="back", step=step).to_dicts()
     margins = math.log(test.out_margin), math.log(test.back_margin)
@@ -169,83 +214,31 @@ def still_growing(rows: pl.DataFrame, last: int, margin: float) -> bool:
     return bool(half) and comparison_outcome(half[0], margin) == "opposite"
 
 # %% ../nbs/13_claims.ipynb #df944f83
-def judge_contrast(test: Contrasts, found: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
+def judge_contrast(test: Contrasts, comparisons: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
     "Is one end above the other?"
-    rows = found.filter(benchmark=benchmark).to_dicts()
+    rows = comparisons.filter(benchmark=benchmark).to_dicts()
     margins = [math.log(margin) for margin in test.margins] if test.value == "tokens" else test.margins
     outcomes = [comparison_outcome(row, margin) for row, margin in zip(rows, margins, strict=True)]
     result = "opposite" if outcomes[0] == "opposite" else weakest(outcomes)
     return result, with_outcomes(rows, [row["name"] for row in rows], margins)
 
-def with_outcomes(rows: Sequence[dict], names: Sequence[str], margins: Sequence[float]) -> list[dict]:
-    "Comparisons with what they mean and what came of them."
-    return [row | {"comparison": name, "outcome": comparison_outcome(row, margin)}
-            for row, name, margin in zip(rows, names, margins, strict=False)]
-
 # %% ../nbs/13_claims.ipynb #874376da
 def over_benchmarks(outcomes: Sequence[str]) -> str:
     "The outcome of a test, from its outcomes on benchmarks."
-    half, found = len(outcomes) / 2, list(outcomes)
-    if found.count("shown") >= half:
+    half, outcomes = len(outcomes) / 2, list(outcomes)
+    if outcomes.count("shown") >= half:
         return "shown"
-    if found.count("opposite") > half:
+    if outcomes.count("opposite") > half:
         return "opposite"
-    return "leaning" if found.count("shown") + found.count("leaning") >= half else "absent"
+    return "leaning" if outcomes.count("shown") + outcomes.count("leaning") >= half else "absent"
 
 def over_tests(outcomes: Sequence[str]) -> str:
     "The verdict, from the outcomes of the tests."
-    if all(found == "shown" for found in outcomes):
+    if all(outcome == "shown" for outcome in outcomes):
         return "reproduced"
     if "opposite" in outcomes and "shown" not in outcomes:
         return "contradicted"
-    return "direction only" if all(found in ("shown", "leaning") for found in outcomes) else "not reproduced"
-
-# %% ../nbs/13_claims.ipynb #ad6a6452
-UNTESTABLE = "not testable at this profile"
-WORDS = {"reproduced": "every test of the criterion is met",
-         "direction only": "the effects point the right way, but are too small or too uncertain to count",
-         "not reproduced": "the effects are absent, or too small to be seen",
-         "contradicted": "the opposite was shown",
-         UNTESTABLE: "this scale, or these data, cannot say"}
-
-@dataclass(frozen=True)
-class Verdict:
-    "What the results say about a claim."
-    id: str
-    claim: Claim
-    profile: str
-    word: str                    # one of WORDS, or `open`
-    reasons: tuple[str, ...]     # why it is not testable, or what was left out
-    tests: dict[str, str]        # outcome of each test
-    comparisons: pl.DataFrame    # everything that was compared
-
-# %% ../nbs/13_claims.ipynb #75bd4ac8
-def judge(id: str, results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the claim
-          profile: Profile, book: Ledger | None = None) -> Verdict:
-    "The verdict on a claim."
-    book = book or ledger()
-    claim = book.claims[id]
-    if claim.criterion is None:
-        return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
-    missing = obstacles(claim.criterion, results, profile, book.minimum_seeds)
-    own = results.filter(pl.col("series").is_in(list(set().union(*(test.runs for test in claim.criterion.tests)))))
-    judged = [judge_test(test, own, profile, book) for test in claim.criterion.tests if not test.runs - set(own["series"].unique())]
-    reasons = [reason for found in judged for reason in found.reasons]
-    unjudged = any(not found.outcomes for found in judged)
-    tests = {found.name: over_benchmarks(found.outcomes) for found in judged if found.outcomes}
-    word = UNTESTABLE if missing or unjudged else over_tests(list(tests.values()))
-    rows = [row for found in judged for row in found.rows]
-    return Verdict(id, claim, profile.name, word, (*missing, *reasons), tests, pl.DataFrame(rows, infer_schema_length=None))
-
-# %% ../nbs/13_claims.ipynb #5af0f49e
-def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, minimum_seeds: int) -> list[str]:
-    "Why nothing can be said about a claim at this profile."
-    found = [] if profile.testable else [f"profile {profile.name} is for trying the code, its numbers mean nothing"]
-    seeds = results.select("step", "seed").filter(pl.col("step") > 0)["seed"].n_unique()
-    if seeds < minimum_seeds:
-        found.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} where {minimum_seeds} are needed")
-    runs = set().union(*(test.runs for test in criterion.tests)) - set(results["series"].unique())
-    return found + [f"run {run} is not made at profile {profile.name}" for run in sorted(runs)]
+    return "direction only" if all(outcome in ("shown", "leaning") for outcome in outcomes) else "not reproduced"
 
 # %% ../nbs/13_claims.ipynb #d9ffac01
 @dataclass(frozen=True)
@@ -259,57 +252,83 @@ class Judged:
 # %% ../nbs/13_claims.ipynb #e4ce8bb3
 def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Profile, book: Ledger) -> Judged:
     "One test: its family of comparisons, judged benchmark by benchmark."
-    counterpart = counterparts(profile)
-    present = [name for name in (counterpart.get(paper, paper) for paper in test.benchmarks) if name in set(results["benchmark"].unique())]
-    levels = {"level": book.level, "leaning": book.leaning_level}
-    reasons = {ours: no_room(test, results, ours) for ours in present}
-    usable = [ours for ours in present if not reasons[ours]]
+    ours = [counterparts(profile).get(paper, paper) for paper in test.benchmarks]
+    present = [name for name in ours if name in set(results["benchmark"].unique())]
+    reasons = {name: no_room(test, results, name) for name in present}
+    usable = [name for name in present if not reasons[name]]
     if not usable:
-        return Judged(test.name, [], [], [f"{test.name}: {why}" for why in reasons.values()] or [f"{test.name}: not measured"])
-    found = compare_ends(test, results, usable, levels)
+        left_out = [f"{test.name}: {reason}" for reason in reasons.values()]
+        return Judged(test.name, [], [], left_out or [f"{test.name}: not measured"])
+    comparisons = compare_ends(test, results, usable, {"level": book.level, "leaning": book.leaning_level})
     how = {"dip": judge_dip, "surge": judge_surge, "contrast": judge_contrast}[test.kind]
-    judged = [how(test, found, ours) for ours in usable]
+    judged = [how(test, comparisons, name) for name in usable]
     rows = [{"test": test.name, "unit": test.value, **row, "result": result}
             for result, benchmark_rows in judged for row in benchmark_rows]
-    return Judged(test.name, [result for result, _ in judged], rows, [why for why in reasons.values() if why])
+    return Judged(test.name, [result for result, _ in judged], rows, [reason for reason in reasons.values() if reason])
 
-# %% ../nbs/13_claims.ipynb #e8158768
-def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:
-    "Why a benchmark does not count; empty where it does."
-    if test.value == "nats":
-        return ""
-    starts = results.select("series", "step", "benchmark", "score").filter(pl.col("series").is_in(test.runs), step=0, benchmark=benchmark)
-    bases = 100 * starts.group_by("series").agg(pl.col("score").mean())["score"]
-    for base, room, left in ((bases.min(), f"below {test.base_at_least:g}%", bases.min() >= test.base_at_least),
-                             (bases.max(), f"above {test.base_at_most:g}%", bases.max() <= test.base_at_most)):
-        if not left:
-            return f"{benchmark} is left out, its base at {base:.1f}% is {room} and leaves no room"
-    return ""
+# %% ../nbs/13_claims.ipynb #ad6a6452
+UNTESTABLE = "not testable at this profile"
+WORDS = {"reproduced": "every test of the criterion is met",
+         "direction only": "the effects point the right way, but are too small or too uncertain to count",
+         "not reproduced": "the effects are absent, or too small to be seen",
+         "contradicted": "the opposite was shown",
+         UNTESTABLE: "this profile, or these data, cannot decide"}
 
-# %% ../nbs/13_claims.ipynb #7d732cc9
-def compare_ends(test: Excursion | Contrasts, results: pl.DataFrame, benchmarks: Sequence[str], levels: dict) -> pl.DataFrame:
-    "All comparisons of a test as one family."
-    if test.kind != "contrast":
-        return excursion(results, benchmarks, test.run, test.value, down=test.kind == "dip", **levels)
-    pairs = [Pair(benchmark=benchmark, name=f"{above} minus {below}", above=end_of(results, above, below),
-                  below=end_of(results, below, above), gains=test.gains)
-             for benchmark in benchmarks for above, below in test.contrasts]
-    return contrasts(results, pairs, test.value, **levels)
+# %% ../nbs/13_claims.ipynb #6f49a104
+@dataclass(frozen=True)
+class Verdict:
+    "What the results say about a claim."
+    id: str
+    claim: Claim
+    profile: str
+    word: str                    # one of WORDS, or `open`
+    reasons: tuple[str, ...]     # why it is not testable, or what was left out
+    tests: dict[str, str]        # outcome of each test
+    comparisons: pl.DataFrame    # everything that was compared
 
-def end_of(results: pl.DataFrame, end: str, other: str) -> tuple[str, int]:
-    "The last step of a run; for `base`, the start of the run that it is compared with."
-    return (other, 0) if end == "base" else (end, results.select("series", "step").filter(series=end)["step"].max())
+# %% ../nbs/13_claims.ipynb #5af0f49e
+def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, minimum_seeds: int) -> list[str]:
+    "Why nothing can be said about a claim at this profile."
+    reasons = [] if profile.testable else [f"profile {profile.name} is for trying the code; its numbers mean nothing"]
+    seeds = results.select("step", "seed").filter(pl.col("step") > 0)["seed"].n_unique()
+    if seeds < minimum_seeds:
+        reasons.append(f"{seeds} {'seed' if seeds == 1 else 'seeds'} where {minimum_seeds} are needed")
+    missing = criterion.runs - set(results["series"].unique())
+    return reasons + [f"run {run} is not made at profile {profile.name}" for run in sorted(missing)]
+
+# %% ../nbs/13_claims.ipynb #75bd4ac8
+def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all runs and benchmarks of the claim
+          profile: Profile, book: Ledger | None = None) -> Verdict:
+    "The verdict on a claim."
+    book = book or ledger()
+    claim = book.claims[id]
+    if claim.criterion is None:
+        return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
+    missing = obstacles(claim.criterion, results, profile, book.minimum_seeds)
+    judged = judge_tests(claim.criterion, results, profile, book)
+    unjudged = any(not test.outcomes for test in judged)
+    tests = {test.name: over_benchmarks(test.outcomes) for test in judged if test.outcomes}
+    word = UNTESTABLE if missing or unjudged else over_tests(list(tests.values()))
+    reasons = (*missing, *(reason for test in judged for reason in test.reasons))
+    rows = [row for test in judged for row in test.rows]
+    return Verdict(id, claim, profile.name, word, reasons, tests, pl.DataFrame(rows, infer_schema_length=None))
+
+def judge_tests(criterion: Criterion, results: pl.DataFrame, profile: Profile, book: Ledger) -> list[Judged]:
+    "Those tests of a criterion whose runs are all there."
+    own = results.filter(pl.col("series").is_in(list(criterion.runs)))
+    there = set(own["series"].unique())
+    return [judge_test(test, own, profile, book) for test in criterion.tests if test.runs <= there]
 
 # %% ../nbs/13_claims.ipynb #4a9fb0c4
-def judge_all(results: pl.DataFrame,  # `stats.measured` with all runs and benchmarks of the profile
-             profile: Profile) -> list[Verdict]:
+def judge_all(results: pl.DataFrame,  # `measurements.measured` with all runs and benchmarks of the profile
+              profile: Profile) -> list[Verdict]:
     "All claims, judged by the results of a profile."
     book = ledger()
     return [judge(id, results, profile, book) for id in book.claims]
 
-def tally(found: Sequence[Verdict]) -> str:
+def tally(verdicts: Sequence[Verdict]) -> str:
     "How many claims have which verdict, in one line."
-    words = [verdict.word for verdict in found]
+    words = [verdict.word for verdict in verdicts]
     return ", ".join(f"{words.count(word)} {word}" for word in (*WORDS, "open") if word in words)
 
 # %% ../nbs/13_claims.ipynb #1902c1b1
@@ -322,16 +341,20 @@ def runs_published(profile: Profile) -> list[str]:
         names.setdefault(spec.paper_run, set()).update((spec.base, spec.run_id))
     return [run for run, ids in names.items() if item_results.is_published(profile, sorted(ids))]
 
+# %% ../nbs/13_claims.ipynb #62e14718
 def current_verdicts(profile: Profile,
-             tokens: pl.DataFrame,  # of `tokens.token_results`, for the claim about them
-             ) -> dict[str, str]:
-    "A word for each claim: the ledger's, `open`, or that results are missing."
+                     tokens: pl.DataFrame,  # of `token_logprobs.token_results`, for the claim about them
+                     ) -> dict[str, str]:
+    "The verdict on each claim: the ledger's, `open`, or that results are missing."
     book, made = ledger(), {spec.paper_run for spec in run_specs(profile)}
     there = runs_published(profile)
     results = pl.concat([measured(profile, there, []), tokens], how="diagonal_relaxed") if there else None
     words = {}
     for id, claim in book.claims.items():
-        needed = set().union(*(test.runs for test in claim.criterion.tests)) & made if claim.criterion else set()
+        needed = claim.criterion.runs & made if claim.criterion else set()
         missing = claim.criterion and (results is None or needed - set(there))
-        words[id] = WAITING if missing else "open" if claim.criterion is None else judge(id, results, profile, book).word
+        if missing:
+            words[id] = WAITING
+        else:
+            words[id] = "open" if claim.criterion is None else judge(id, results, profile, book).word
     return words

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['ladder', 'cut_alike', 'conditions', 'comparisons', 'contributions', 'shares', 'models', 'show_levels', 'show_pairs',
-           'show_learned', 'show_advantages', 'shares_of', 'ahead', 'show_shares', 'elsewhere', 'under',
+           'show_learned', 'show_advantages', 'ahead', 'shares_of', 'token_shares', 'show_shares', 'under', 'elsewhere',
            'show_elsewhere']
 
 # %% ../nbs/14c_token_figures.ipynb #77c190bf
@@ -25,139 +25,158 @@ def ladder(rows: pl.DataFrame, profile: Profile) -> list[str]:
     order = [base.name for base in profile.bases]
     return sorted(bases, key=lambda series: (order.index(bases[series]), series))
 
-def cut_alike(rows: pl.DataFrame, one: str, other: str) -> bool:
+def cut_alike(rows: pl.DataFrame, first: str, second: str) -> bool:
     "Do two runs' models see the same tokens?"
-    counts = [rows.filter(series=series, step=0).sort("benchmark", "item_id")["tokens"].to_list() for series in (one, other)]
+    counts = [rows.filter(series=series, step=0).sort("benchmark", "item_id")["tokens"].to_list()
+              for series in (first, second)]
     return counts[0] == counts[1]
 
 # %% ../nbs/14c_token_figures.ipynb #8225053a
 def conditions(rows: pl.DataFrame, series: str) -> dict[str, tuple[str, int]]:
-    "A run's base and its last checkpoint, as chapter 11 names them."
+    "A run's base and its last checkpoint, each as series and step."
     last = rows.filter(series=series)["step"].max()
     return {"base": (series, 0)} | ({"finetuned": (series, last)} if last else {})
 
 def comparisons(rows: pl.DataFrame, profile: Profile) -> list[Pair]:
     "Every larger model against the smallest: base against base, finetuned against finetuned."
-    first, *larger = ladder(rows, profile)
+    smallest, *larger = ladder(rows, profile)
     bases = dict(rows.select("series", "base").unique().iter_rows())
-    smallest = conditions(rows, first)
-    return [Pair(benchmark=benchmark, name=f"{bases[series]} over {bases[first]}, {state}", above=above, below=smallest[state])
-            for benchmark in SHOWN_CLASSES for series in larger if bases[series] != bases[first] and cut_alike(rows, first, series)
-            for state, above in conditions(rows, series).items()]
+    comparable = [series for series in larger
+                  if bases[series] != bases[smallest] and cut_alike(rows, smallest, series)]
+    return [Pair(benchmark=benchmark, name=f"{bases[series]} over {bases[smallest]}, {state}", above=end,
+                 below=conditions(rows, smallest)[state])
+            for benchmark in SHOWN_CLASSES for series in comparable for state, end in conditions(rows, series).items()]
 
 # %% ../nbs/14c_token_figures.ipynb #57b66f0b
 def contributions(rows: pl.DataFrame) -> pl.DataFrame:
     "What each class adds to the mean log-probability of a trace's tokens, in place of its own mean."
     classes = rows.filter(pl.col("benchmark").is_in(CLASSES))
     whole = rows.filter(benchmark=EVERYTHING).select(*KEYS, whole="nats", length="tokens")
-    return classes.join(whole, on=KEYS, maintain_order="left").with_columns(nats=pl.col("nats") * pl.col("tokens") / pl.col("length"))
+    return classes.join(whole, on=KEYS, maintain_order="left").with_columns(
+        nats=pl.col("nats") * pl.col("tokens") / pl.col("length"))
 
 # %% ../nbs/14c_token_figures.ipynb #785e3bd6
 def shares(rows: pl.DataFrame, above: tuple[str, int], below: tuple[str, int],  # series and step
            ) -> pl.DataFrame:  # as from `contrasts`; 1 is the whole
     "The part of one model's advantage over another that each class carries, on the traces that have all classes."
-    added = contributions(rows).filter(pl.col("benchmark").n_unique().over("series", "seed", "step", "item_id") == len(CLASSES))
+    complete = pl.col("benchmark").n_unique().over("series", "seed", "step", "item_id") == len(CLASSES)
+    added = contributions(rows).filter(complete)
     is_above, is_below = ((pl.col("series") == series) & (pl.col("step") == step) for series, step in (above, below))
     ends = added.with_columns(sign=pl.when(is_above).then(1).when(is_below).then(-1)).drop_nulls("sign")
-    means = ends.group_by("benchmark", "sign").agg(pl.col("nats", "whole").mean())
-    gaps = means.group_by("benchmark").agg((pl.col("nats", "whole") * pl.col("sign")).sum())
+    means = ends.group_by("benchmark", "sign", maintain_order=True).agg(pl.col("nats", "whole").mean())
+    gaps = means.group_by("benchmark", maintain_order=True).agg((pl.col("nats", "whole") * pl.col("sign")).sum())
     gaps = gaps.select("benchmark", gap="whole", share=pl.col("nats") / pl.col("whole"))
-    straight = (pl.col("nats") - pl.col("share") * pl.col("whole")) / pl.col("gap") + pl.col("share") * (pl.col("sign") == 1)
+    residual = (pl.col("nats") - pl.col("share") * pl.col("whole")) / pl.col("gap")
+    straight = residual + pl.col("share") * (pl.col("sign") == 1)
     pairs = [Pair(benchmark=name, name="share", above=above, below=below) for name in CLASSES]
-    return contrasts(ends.join(gaps, on="benchmark").with_columns(nats=straight), pairs, "nats")
+    return contrasts(ends.join(gaps, on="benchmark", maintain_order="left").with_columns(nats=straight), pairs, "nats")
 
 # %% ../nbs/14c_token_figures.ipynb #4a5cc434
 def models(rows: pl.DataFrame, profile: Profile) -> pl.DataFrame:
     "The rows with the models for series, each base once, and the teacher as one of them."
     order = {run: place for place, run in enumerate(ladder(rows, profile))}
-    sized = rows.filter(pl.col("benchmark") != DERIVED).with_columns(place=pl.col("series").replace_strict(order)).sort(
-        pl.col("benchmark").cast(pl.Enum(SHOWN_CLASSES)), "place", maintain_order=True)
+    by_class = pl.col("benchmark").cast(pl.Enum(SHOWN_CLASSES))
+    sized = rows.filter(pl.col("benchmark") != DERIVED).with_columns(
+        place=pl.col("series").replace_strict(order)).sort(by_class, "place", maintain_order=True)
     start = sized.filter(step=0)
-    bases = start.with_columns(series=pl.format("{}, base", "base")).unique(["series", "benchmark", "item_id"], maintain_order=True)
+    bases = start.with_columns(series=pl.format("{}, base", "base"))
+    bases = bases.unique(["series", "benchmark", "item_id"], maintain_order=True)
     tuned = sized.filter(pl.col("step") > 0).with_columns(series=pl.format("{} ({}), finetuned", "base", "series"))
-    told = start.filter(pl.col("benchmark").is_in([CLASSES[0], OTHERS, EVERYTHING]), place=0).drop_nulls("teacher")
-    teacher = told.with_columns(series=pl.lit("the teacher"), nats="teacher")
-    return pl.concat([bases, tuned, teacher]).sort(pl.col("benchmark").cast(pl.Enum(SHOWN_CLASSES)), maintain_order=True).drop("place")
+    known = start.filter(pl.col("benchmark").is_in([CLASSES[0], OTHERS, EVERYTHING]), place=0).drop_nulls("teacher")
+    teacher = known.with_columns(series=pl.lit("the teacher"), nats="teacher")
+    return pl.concat([bases, tuned, teacher]).sort(by_class, maintain_order=True).drop("place")
 
+# %% ../nbs/14c_token_figures.ipynb #05bd0a62
 def show_levels(rows: pl.DataFrame, profile: Profile) -> None:
     "The mean log-probability of each class, for every model and the teacher."
-    found = estimates(models(rows, profile), "nats")
-    plots.show(plots.points(found, x="nats per token", digits=2),
-               "Mean log-probability of the tokens of held-out traces, by class, with 95% intervals over traces and seeds, each for "
-               "itself. Nearer to zero is less surprised. The teacher's is what it gave its own tokens while writing; "
-               "of the single classes it is comparable on transition words alone.",
-               plots.provenance(rows), found, "levels")
+    levels = estimates(models(rows, profile), "nats")
+    caption = ("Mean log-probability of the tokens of held-out traces, by class, with 95% intervals over traces and "
+               "seeds, each on its own. Nearer to zero is less surprised. The teacher's is the one that it gave its "
+               "own tokens while writing; of the single classes it is comparable on transition words alone.")
+    plots.show(plots.points(levels, x="nats per token", digits=2), caption, plots.provenance(rows), levels, "levels")
 
 # %% ../nbs/14c_token_figures.ipynb #59713e6f
 def show_pairs(rows: pl.DataFrame, pairs: Sequence[Pair], caption: str, name: str) -> None:
     "Differences of log-probability, class by class."
-    found = contrasts(rows, pairs, "nats").rename({"name": "series", "estimate": "value"})
-    plots.show(plots.points(found, x="nats per token", digits=2), f"{caption} Paired by trace and seed, with 95% intervals that hold "
-               "together for the whole figure.", plots.provenance(rows), found, name)
+    differences = contrasts(rows, pairs, "nats").rename({"name": "series", "estimate": "value"})
+    plots.show(plots.points(differences, x="nats per token", digits=2),
+               f"{caption} Paired by trace and seed, with simultaneous 95% intervals for the whole figure.",
+               plots.provenance(rows), differences, name)
 
 def show_learned(rows: pl.DataFrame, profile: Profile) -> None:
     "What finetuning adds to each base."
-    runs = [(run, conditions(rows, run)) for run in ladder(rows, profile)]
+    ends = {run: conditions(rows, run) for run in ladder(rows, profile)}
     bases = dict(rows.select("series", "base").unique().iter_rows())
-    pairs = [Pair(benchmark=benchmark, name=f"{bases[run]} ({run})", above=ends["finetuned"], below=ends["base"])
-             for benchmark in SHOWN_CLASSES for run, ends in runs if "finetuned" in ends]
+    pairs = [Pair(benchmark=benchmark, name=f"{bases[run]} ({run})", above=states["finetuned"], below=states["base"])
+             for benchmark in SHOWN_CLASSES for run, states in ends.items() if "finetuned" in states]
     show_pairs(rows, pairs, "What finetuning adds: the last checkpoint minus its base.", "learned")
 
 # %% ../nbs/14c_token_figures.ipynb #27574af2
 def show_advantages(rows: pl.DataFrame, profile: Profile) -> None:
     "The advantage of each larger model over the smallest."
-    first, *larger = ladder(rows, profile)
-    apart = [run for run in larger if not cut_alike(rows, first, run)]
-    said = f" Left out, because their tokens are others: {', '.join(apart)}." if apart else ""
+    smallest, *larger = ladder(rows, profile)
+    apart = [run for run in larger if not cut_alike(rows, smallest, run)]
+    note = f" Left out, because their tokens differ: {', '.join(apart)}." if apart else ""
     if pairs := comparisons(rows, profile):
-        show_pairs(rows, pairs, f"The advantage of larger models over the smallest, finetuned and not.{said}", "advantages")
+        caption = f"The advantage of larger models over the smallest, finetuned and not.{note}"
+        show_pairs(rows, pairs, caption, "advantages")
     else:
-        display(HTML(f"<p>At profile {profile.name} there are no two sizes to compare.{said}</p>"))
+        display(HTML(f"<p>At profile {profile.name} there are no two sizes to compare.{note}</p>"))
 
 # %% ../nbs/14c_token_figures.ipynb #a26afb8b
-def shares_of(rows: pl.DataFrame, profile: Profile) -> pl.DataFrame:  # benchmark, series, value, low, high in percent
-    "The share of each class in the advantage of the largest model over the smallest, and in the tokens."
-    whole = [pair for pair in comparisons(rows, profile) if pair.benchmark == EVERYTHING and pair.above[0] == ladder(rows, profile)[-1]]
-    found = [shares(rows, pair.above, pair.below).with_columns(series=pl.lit(pair.name)) for pair in ahead(rows, whole)]
-    counted = rows.filter(pl.col("benchmark").is_in(CLASSES), series=ladder(rows, profile)[0], step=0)
-    tokens = counted.group_by("benchmark", maintain_order=True).agg(
-        estimate=pl.col("tokens").sum(), series=pl.lit("of the tokens"), seeds=pl.lit(1), items=pl.n_unique("item_id"))
-    nothing = pl.lit(None, pl.Float64)
-    found.append(tokens.with_columns(estimate=pl.col("estimate") / pl.sum("estimate"), low=nothing, high=nothing))
-    return pl.concat(found, how="diagonal_relaxed").select(
-        "benchmark", "series", "seeds", "items", value=100 * pl.col("estimate"), low=100 * pl.col("low"), high=100 * pl.col("high"))
-
-def ahead(rows: pl.DataFrame, pairs: list[Pair]) -> list[Pair]:
-    "The pairs whose first model is better beyond its interval: nothing has no parts."
+def ahead(rows: pl.DataFrame, pairs: list[Pair]) -> list[Pair]:  # pairs of one benchmark
+    "The pairs whose first model is better beyond its interval."
     better = contrasts(rows, pairs, "nats").filter(pl.col("low") > 0)["name"].to_list() if pairs else []
     return [pair for pair in pairs if pair.name in better]
 
+# %% ../nbs/14c_token_figures.ipynb #bfe683a4
+def shares_of(rows: pl.DataFrame, profile: Profile) -> pl.DataFrame:  # benchmark, series, value, low, high in percent
+    "The share of each class in the advantage of the largest model over the smallest, and in the tokens."
+    largest = ladder(rows, profile)[-1]
+    whole = [pair for pair in comparisons(rows, profile) if pair.benchmark == EVERYTHING and pair.above[0] == largest]
+    parts = [shares(rows, pair.above, pair.below).with_columns(series=pl.lit(pair.name)) for pair in ahead(rows, whole)]
+    percent = {"value": 100 * pl.col("estimate"), "low": 100 * pl.col("low"), "high": 100 * pl.col("high")}
+    return pl.concat([*parts, token_shares(rows, profile)], how="diagonal_relaxed").select(
+        "benchmark", "series", "seeds", "items", **percent)
+
+def token_shares(rows: pl.DataFrame, profile: Profile,
+                 ) -> pl.DataFrame:  # benchmark, estimate, series, seeds, items, low, high
+    "The share of each class in the tokens, which needs no interval."
+    counted = rows.filter(pl.col("benchmark").is_in(CLASSES), series=ladder(rows, profile)[0], step=0)
+    tokens = counted.group_by("benchmark", maintain_order=True).agg(
+        estimate=pl.col("tokens").sum(), series=pl.lit("of the tokens"), seeds=pl.lit(1), items=pl.n_unique("item_id"))
+    unknown = pl.lit(None, pl.Float64)
+    return tokens.with_columns(estimate=pl.col("estimate") / pl.sum("estimate"), low=unknown, high=unknown)
+
+# %% ../nbs/14c_token_figures.ipynb #073d5fd0
 def show_shares(rows: pl.DataFrame, profile: Profile) -> None:
-    "Who carries the advantage."
-    found = shares_of(rows, profile)
-    plots.show(plots.points(found, x="% of the whole"),
-               "The share of each class in the advantage of the largest model over the smallest, summed over tokens, with 95% intervals "
-               "that hold together; and its share of the tokens. Equal shares mean that a class is as advantageous as any. "
-               "Models whose advantage over all tokens may be nothing, by its interval, have no shares and are left out.",
-               plots.provenance(rows), found, "shares")
+    "Which class carries the advantage."
+    percent = shares_of(rows, profile)
+    caption = ("The share of each class in the advantage of the largest model over the smallest, summed over tokens, "
+               "with simultaneous 95% intervals; and its share of the tokens. Equal shares mean that a class is as "
+               "advantageous as any. Models whose advantage over all tokens may be zero, by its interval, have no "
+               "shares and are left out.")
+    plots.show(plots.points(percent, x="% of the whole"), caption, plots.provenance(rows), percent, "shares")
 
 # %% ../nbs/14c_token_figures.ipynb #d4c0e7e9
-def elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, profile: Profile) -> pl.DataFrame:  # condition, verdict, tests
-    "The verdict on a claim about tokens with one seed less, and in each variant of a profile."
-    found = {ONE_SEED_LESS: without_each_seed(id, rows, profile)}
-    found |= {variant.description: under(id, runs, variant) for variant in variants(profile)}
-    return pl.DataFrame([{"condition": said, **verdict_columns(verdicts)} for said, verdicts in found.items()])
-
 def under(id: str, runs: Sequence[str], variant: Profile) -> list[Verdict]:
-    "The verdict in one variant; empty if that has not made the runs."
+    "The verdict in one variant; empty if the variant has not made the runs."
     made = [spec for spec in run_specs(variant) if spec.paper_run in set(runs) & set(variant.traced)]
     complete = {spec.paper_run for spec in made} >= set(runs) and item_results.is_published(
         variant, [spec.run_id for spec in made], item_results.tokens_file)
     return [judge(id, token_results(variant, runs), variant)] if complete else []
 
+# %% ../nbs/14c_token_figures.ipynb #5eb768fc
+def elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, profile: Profile,
+              ) -> pl.DataFrame:  # condition, verdict, tests
+    "The verdict on a claim about tokens with one seed less, and in each variant of a profile."
+    verdicts = {ONE_SEED_LESS: without_each_seed(id, rows, profile)}
+    verdicts |= {variant.description: under(id, runs, variant) for variant in variants(profile)}
+    return pl.DataFrame([{"condition": condition, **verdict_columns(judged)} for condition, judged in verdicts.items()])
+
 # %% ../nbs/14c_token_figures.ipynb #39ef5bf2
 def show_elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, profile: Profile) -> None:
     "What becomes of a verdict under other conditions."
-    found = elsewhere(id, runs, rows, profile)
-    plots.show(plots.table(found), f"{id}: the same criterion under conditions that ought not to matter.", plots.provenance(rows),
-               found, f"robustness-{id.lower()}")
+    verdicts = elsewhere(id, runs, rows, profile)
+    plots.show(plots.table(verdicts), f"{id}: the same criterion under conditions that should not matter.",
+               plots.provenance(rows), verdicts, f"robustness-{id.lower()}")
