@@ -145,7 +145,7 @@ def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
 
 # %% ../nbs/01_profiles.ipynb #0c929e46
 def explain(error: ValidationError,  # what pydantic found
-            place: str,              # where the value stands, e.g. `settings.ini [micro]`
+            place: str,              # where the value is, e.g. `settings.ini [micro]`
             examples: dict[str, str],  # good values by field
             ) -> str:
     "Describe the first error in one line: place, field, value, an example."
