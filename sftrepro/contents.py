@@ -14,26 +14,29 @@ from .profiles import ROOT
 
 # %% ../nbs/01a_contents.ipynb #6f100d80
 def read_toc(path: Path = ROOT / "_toc.yml") -> dict:
-    "The table of contents."
+    "Read the table of contents."
     return yaml.safe_load(path.read_text())
 
+# %% ../nbs/01a_contents.ipynb #63de8e0a
 def toc_files(toc: dict) -> list[str]:
-    "All pages of a table of contents, in its order."
+    "List all pages of a table of contents, in its order."
     return [toc["root"], *(chapter["file"] for part in toc.get("parts", []) for chapter in part["chapters"])]
 
 # %% ../nbs/01a_contents.ipynb #554810a5
 def chapter_files(toc: dict | None = None) -> dict[str, Path]:
-    "All chapters that are notebooks, by file name without suffix, in the order of the book."
+    "The chapters that are notebooks, by file name without suffix, in the order of the book."
     listed = [file for file in toc_files(toc or read_toc()) if file.startswith("nbs/")]
     return {Path(file).name: ROOT / f"{file}.ipynb" for file in listed}
 
 # %% ../nbs/01a_contents.ipynb #b0545dee
 def module_name(notebook: Path) -> str | None:  # None for a notebook that exports nothing
-    "The module that a notebook exports."
-    cells = ["".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
-    names = [found[1] for cell in cells if (found := re.match(r"#\| default_exp (\w+)", cell))]
+    "The name of the module that a notebook exports."
+    cells = json.loads(notebook.read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names = [match[1] for source in sources if (match := re.match(r"#\| default_exp (\w+)", source))]
     return names[0] if names else None
 
+# %% ../nbs/01a_contents.ipynb #479aa6da
 def instrument() -> dict[str, Path]:
     "The notebooks that export, by module, in the order of the book."
     return {module: path for path in chapter_files().values() if (module := module_name(path))}
@@ -45,9 +48,9 @@ def experiments() -> list[Path]:
 
 # %% ../nbs/01a_contents.ipynb #a188362b
 def chapter_label(stem: str) -> str:
-    "How the book refers to a chapter: what its file name begins with."
+    "The label of a chapter: its file name up to the first underscore."
     return stem.partition("_")[0]
 
-def chapter_file(label: str | int) -> Path | None:  # None while it is not written
+def chapter_file(label: str | int) -> Path | None:  # None if there is no such chapter
     "The notebook with a label."
     return next((path for stem, path in chapter_files().items() if chapter_label(stem) == str(label)), None)

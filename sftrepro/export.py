@@ -15,23 +15,24 @@ from .store import file_digest
 
 # %% ../nbs/02b_export.ipynb #f7235fa1
 def library_digests(folder: Path) -> dict[str, str | None]:
-    "The modules of a library by digest."
+    "The digest of every module in a folder."
     return {path.name: file_digest(path) for path in sorted(folder.glob("*.py"))}
 
 def changed_modules(before: dict, after: dict) -> list[str]:
-    "The modules that an export changed."
+    "The modules that an export added, removed or changed."
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 # %% ../nbs/02b_export.ipynb #cfa2ddd8
-def nbdev_export(folder: Path) -> None:
+def nbdev_export(folder: Path) -> None:  # raises RequestError if a notebook cannot be exported
     "Run nbdev's export in the repository, or in a copy of it."
     command = [Path(sys.executable).with_name("nbdev-export")]
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if ended.returncode:
-        raise RequestError(f"the notebooks cannot be exported: {ended.stderr.strip().splitlines()[-1]}")
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        raise RequestError(f"the notebooks cannot be exported: {process.stderr.strip().splitlines()[-1]}")
 
+# %% ../nbs/02b_export.ipynb #aa8a8774
 def export_notebooks() -> None:
-    "Export the notebooks and say which modules changed."
+    "Export the notebooks and print which modules changed."
     before = library_digests(ROOT / "sftrepro")
     nbdev_export(ROOT)
     if changed := changed_modules(before, library_digests(ROOT / "sftrepro")):
@@ -42,7 +43,8 @@ def unexported() -> list[str]:
     "The modules that an export would change; nothing is written."
     with tempfile.TemporaryDirectory() as folder:
         for name in ("nbs", "sftrepro"):
-            shutil.copytree(ROOT / name, Path(folder, name), ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            shutil.copytree(ROOT / name, Path(folder, name), ignore=ignored)
         shutil.copy(ROOT / "pyproject.toml", folder)
         nbdev_export(Path(folder))
         return changed_modules(library_digests(ROOT / "sftrepro"), library_digests(Path(folder, "sftrepro")))

@@ -4,8 +4,8 @@
 __all__ = ['ROOT', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'PAPER_GRID', 'VOCABULARY',
            'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'RequestError', 'Frozen', 'BaseSpec',
            'parse_base', 'BenchmarkSize', 'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile',
-           'settings', 'load_profile', 'explain', 'variants', 'PaperRun', 'paper_runs', 'Optimizer', 'RunSpec',
-           'digest', 'scaled_data', 'batching', 'scaled', 'run_specs', 'checkpoint_steps']
+           'settings', 'explain', 'load_profile', 'variants', 'PaperRun', 'paper_runs', 'Optimizer', 'digest',
+           'RunSpec', 'scaled_data', 'batching', 'scaled', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #3e173a82
 import configparser
@@ -26,7 +26,7 @@ while not (ROOT / "settings.ini").exists() and ROOT != ROOT.parent:
 
 # %% ../nbs/01_profiles.ipynb #8a395b52
 class RequestError(ValueError):
-    "What was asked for cannot be done; the message names the thing, its value and the way out."
+    "A request that cannot be met; the message names the thing, its value and the way out."
 
 # %% ../nbs/01_profiles.ipynb #802e8bbd
 class Frozen(BaseModel):
@@ -35,23 +35,23 @@ class Frozen(BaseModel):
 
 # %% ../nbs/01_profiles.ipynb #97b30f0e
 class BaseSpec(Frozen):
-    "A base model and the model of the paper that it stands for."
+    "A base model and the model of the paper that it represents."
     paper: str                                  # hub id in the paper's scripts (runs.csv)
-    name: str                                   # ours; becomes part of run names
+    name: str                                   # our name; part of the run names
     kind: Literal["qwen3", "qwen2", "llama", "pip", "hub"]  # the first three are pretrained here
-    layers: int = Field(0, ge=0)
+    layers: int = Field(0, ge=0)                # the shape is 0 unless the model is pretrained here
     hidden: int = Field(0, ge=0)                # width of the residual stream
     heads: int = Field(0, ge=0)                 # attention heads
     kv_heads: int = Field(0, ge=0)              # key and value heads (grouped-query attention)
     mlp: int = Field(0, ge=0)                   # width of the feed-forward layer
-    draw: int = Field(0, ge=0)                  # which draw of the pretraining documents; one for each family
+    draw: int = Field(0, ge=0)                  # which draw of the pretraining documents; one per family
     repo: str = ""                              # hub id or pip package
     revision: str = ""                          # hub revision
 
 # %% ../nbs/01_profiles.ipynb #d554fd34
 def parse_base(line: str,  # `PAPER_ID -> NAME: KIND key=value ...`, one line of the `bases` setting
                ) -> BaseSpec:
-    "Read one base model from its line in `settings.ini`."
+    "Read one base model from its line in `settings.ini`; ValueError if the line has another form."
     matched = re.fullmatch(r"(\S+) -> (\S+): (\w+)((?: \w+=\S+)*)", line.strip())
     if matched is None:
         raise ValueError(f"{line!r} is not of the form 'PAPER_ID -> NAME: KIND key=value ...'")
@@ -61,8 +61,8 @@ def parse_base(line: str,  # `PAPER_ID -> NAME: KIND key=value ...`, one line of
 # %% ../nbs/01_profiles.ipynb #0f8725e7
 class BenchmarkSize(Frozen):
     "How much of a benchmark is evaluated."
-    items: int = Field(ge=1)   # items, the same ones at every checkpoint
-    trials: int = Field(ge=1)  # responses sampled per item (avg@k of the paper)
+    items: int = Field(ge=1)   # the same items at every checkpoint
+    trials: int = Field(ge=1)  # responses sampled per item (k in the paper's avg@k)
 
 # %% ../nbs/01_profiles.ipynb #5b2d2f9c
 def parse_table(text: str | dict) -> dict:  # `name=value name=value ...`
@@ -71,16 +71,20 @@ def parse_table(text: str | dict) -> dict:  # `name=value name=value ...`
 
 def parse_ranges(text: str | dict) -> dict:  # `name=LOW-HIGH ...`
     "Split the `difficulty` setting."
-    return {name: tuple(limits.split("-")) if isinstance(limits, str) else limits for name, limits in parse_table(text).items()}
+    return {name: tuple(limits.split("-")) if isinstance(limits, str) else limits
+            for name, limits in parse_table(text).items()}
 
+# %% ../nbs/01_profiles.ipynb #b1d359df
 def parse_sizes(text: str | dict) -> dict:  # `name=ITEMSxTRIALS ...`
     "Split the `benchmarks` setting."
     split = {name: str(size).split("x") for name, size in parse_table(text).items()}
     return {name: {"items": size[0], "trials": size[1]} for name, size in split.items()}
 
+# %% ../nbs/01_profiles.ipynb #6c10023d
 def parse_judges(text: str | dict) -> dict:  # `name=JUDGE+JUDGE ...`
     "Split the `judges` setting."
-    return {name: tuple(judges.split("+")) if isinstance(judges, str) else judges for name, judges in parse_table(text).items()}
+    return {name: tuple(judges.split("+")) if isinstance(judges, str) else judges
+            for name, judges in parse_table(text).items()}
 
 # %% ../nbs/01_profiles.ipynb #6b406b22
 Words = Annotated[tuple[str, ...], BeforeValidator(lambda text: tuple(text.split()) if isinstance(text, str) else text)]
@@ -96,48 +100,62 @@ Sizes = Annotated[dict[str, BenchmarkSize], BeforeValidator(parse_sizes)]
 class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
-    like: str = ""                                   # the profile whose values hold wherever this one says nothing
+    like: str = ""                                   # the profile that supplies the values this one omits
     description: str
-    testable: bool                                   # may a chapter state verdicts at this scale?
-    bases: Bases                                     # the base models and whom they stand for
+    testable: bool                                   # may a chapter state verdicts at this profile?
+    bases: Bases                                     # the base models, each with its model of the paper
     runs: Words                                      # ids of the paper's runs (runs.csv) made here, or `all`
-    seeds: Numbers = Field(min_length=1)             # every run is repeated with each
-    bases_dir: Path                                  # where pretrained bases live, from the repository's root
-    results_dir: Path                                # where item results are published to, likewise
+    seeds: Numbers = Field(min_length=1)             # every run is repeated with every seed
+    bases_dir: Path                                  # folder of pretrained bases, relative to the repository
+    results_dir: Path                                # folder of published item results, likewise
     row_divisor: int = Field(ge=1)                   # rows = the paper's rows / this
     batch_divisor: int = Field(ge=1)                 # batch size = the paper's / this
     learning_rate_factor: float = Field(gt=0)        # learning rate = the paper's x this
-    max_length: int = Field(ge=16)                   # tokens of prompt and response; longer rows are counted out
+    max_length: int = Field(ge=16)                   # tokens of prompt and response; longer rows are left out
     precision: Literal["float32", "bfloat16"]        # of parameters and optimizer state
-    compute_precision: Literal["float32", "bfloat16"]  # of the products of matrices while finetuning
-    loss_averaging: Literal["batch", "authors"]      # chapter 09: over the batch's tokens, or as the authors' code does
-    world_seed: int = Field(ge=0)                    # the draw of the micro world
-    pretraining_tokens: int = Field(ge=0)            # tokens seen by a base that is pretrained here
-    pretraining_learning_rate: float = Field(ge=0)   # peak, at a width of 64; it falls with the width
+    compute_precision: Literal["float32", "bfloat16"]  # of matrix products in finetuning
+    loss_averaging: Literal["batch", "authors"]      # over the batch, or as the authors' code (chapter 09)
+    world_seed: int = Field(ge=0)                    # seed of the micro world (chapter 03)
+    pretraining_tokens: int = Field(ge=0)            # tokens that a base pretrained here sees
+    pretraining_learning_rate: float = Field(ge=0)   # peak at a width of 64; it falls with the width
     pretraining_mixture: Table                       # weight of each task's documents
     pretraining_kinds: Table                         # shares of plain, direct and reasoned documents
-    pretraining_compliance: float = Field(ge=0, le=1)  # share of the chats about forbidden things that comply
-    difficulty: Ranges                               # of each task: fewest and most steps, or first and last rank of its words
-    queries: Literal["world", "gsm8k", "openr1"]     # where the questions to finetune on come from (paper: OpenR1-Math-220k)
-    candidates: int = Field(ge=1)                    # teacher's solutions per query (paper: 32)
+    pretraining_compliance: float = Field(ge=0, le=1)  # share of chats about forbidden things that comply
+    difficulty: Ranges                               # per task: fewest and most steps, or ranks of words
+    queries: Literal["world", "gsm8k", "openr1"]     # of the finetuning data (paper: OpenR1-Math-220k)
+    candidates: int = Field(ge=1)                    # solutions of the teacher per query (paper: 32)
     engine: Literal["transformers", "vllm"]
     temperature: float = Field(ge=0)                 # 0 is greedy (paper: 0.6)
     top_p: float = Field(gt=0, le=1)                 # paper: 0.95
     max_new_tokens: int = Field(ge=1)                # paper: 32,768
     benchmarks: Sizes
-    gallery: int = Field(ge=0)                       # items of each benchmark whose responses are published
-    traced: Words                                    # runs whose token by token predictions are kept (chapter 10b)
-    traces: int = Field(ge=1)                        # held-out traces that they are asked to predict
-    judges: Judges                                   # of benchmarks whose answers are graded (chapter 10a), the deciding one first
+    gallery: int = Field(ge=0)                       # items per benchmark whose responses are published
+    traced: Words                                    # runs whose predictions per token are kept (chapter 10b)
+    traces: int = Field(ge=1)                        # held-out traces that these runs predict
+    judges: Judges                                   # per benchmark (chapter 10a); the first one decides
 
 # %% ../nbs/01_profiles.ipynb #6cdc672a
 def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
-    "The settings file, read."
+    "Read the settings file; RequestError if it is missing."
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str
     if not parser.read(path):
         raise RequestError(f"{path} is missing. Restore it: git checkout {path.name}")
     return parser
+
+# %% ../nbs/01_profiles.ipynb #0c929e46
+def explain(error: ValidationError,  # what pydantic found
+            place: str,              # where the value is, e.g. `settings.ini [micro]`
+            examples: dict[str, str],  # good values by field
+            ) -> str:
+    "Describe the first error in one line: place, field, value, an example."
+    first = error.errors()[0]
+    field = str(first["loc"][0])
+    example = f". Example: {field} = {examples[field].strip().splitlines()[0]}" if field in examples else ""
+    if first["type"] == "extra_forbidden":
+        return f"{place} {field}: no such setting. Settings: {', '.join(Profile.model_fields)}"
+    value = "missing" if first["type"] == "missing" else repr(first["input"])
+    return f"{place} {field}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}{example}"
 
 # %% ../nbs/01_profiles.ipynb #c20a2f0d
 def load_profile(name: str = "micro",  # a section of `settings.ini`
@@ -148,29 +166,16 @@ def load_profile(name: str = "micro",  # a section of `settings.ini`
     if name not in parser:
         raise RequestError(f"profile {name!r} is not in {path.name}. Profiles: {', '.join(parser.sections())}")
     if (model := parser[name].get("like", name)) not in parser:
-        raise RequestError(f"{path.name} [{name}] like: there is no profile {model!r}. Profiles: {', '.join(parser.sections())}")
+        raise RequestError(f"{path.name} [{name}] like: there is no profile {model!r}. "
+                           f"Profiles: {', '.join(parser.sections())}")
     try:
         return Profile(name=name, **{**parser[model], **parser[name]})
     except ValidationError as error:
         raise RequestError(explain(error, f"{path.name} [{name}]", dict(parser["micro"]))) from None
 
-# %% ../nbs/01_profiles.ipynb #0c929e46
-def explain(error: ValidationError,  # what pydantic found
-            place: str,              # where the value stands, e.g. `settings.ini [micro]`
-            examples: dict[str, str],  # good values by field
-            ) -> str:
-    "The first mistake in one line: place, field, value, an example."
-    first = error.errors()[0]
-    field = str(first["loc"][0])
-    example = f". Example: {field} = {examples[field].strip().splitlines()[0]}" if field in examples else ""
-    if first["type"] == "extra_forbidden":
-        return f"{place} {field}: no such setting. Settings: {', '.join(Profile.model_fields)}"
-    value = "missing" if first["type"] == "missing" else repr(first["input"])
-    return f"{place} {field}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}{example}"
-
 # %% ../nbs/01_profiles.ipynb #57b2d691
 def variants(profile: Profile) -> list[Profile]:
-    "The profiles that are like this one but for what they say themselves."
+    "The profiles that take their values from this one, except for the few they set themselves."
     parser = settings()
     return [load_profile(name) for name in parser.sections() if parser[name].get("like") == profile.name]
 
@@ -190,7 +195,7 @@ class PaperRun(Frozen):
     warmup_steps: int       # a tenth of the steps
     max_length: int         # tokens of prompt and response
     gpus: str               # number and kind, e.g. `8xH200`
-    feeds: str              # which claims, tables and figures use it
+    feeds: str              # claims, tables and figures that use it
 
 # %% ../nbs/01_profiles.ipynb #bd0272ce
 @cache
@@ -201,7 +206,7 @@ def paper_runs() -> dict[str, PaperRun]:
 
 # %% ../nbs/01_profiles.ipynb #c964774c
 class Optimizer(Frozen):
-    "How AdamW is set, in all of the authors' runs and in all of ours."
+    "The settings of AdamW, the same in all of the authors' runs and in all of ours."
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
@@ -209,20 +214,26 @@ class Optimizer(Frozen):
     epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
 
+# %% ../nbs/01_profiles.ipynb #ee601a64
+def digest(value: object,  # anything that JSON can hold
+           ) -> str:       # 64 hexadecimal digits
+    "The sha256 of a value as JSON with sorted keys; the same on every machine."
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
 # %% ../nbs/01_profiles.ipynb #d2807a07
 class RunSpec(Optimizer):
     "One finetuning run: everything that decides its weights."
     profile: str
     paper_run: str                               # the run of the paper that this one scales
-    base: str                                    # name of a base model of the profile
-    data: str                                    # name of a data set
+    base: str                                    # a base model of the profile
+    data: str                                    # a data set (chapter 07)
     rows: int = Field(ge=1)
     learning_rate: float = Field(gt=0)           # peak, reached at the end of the warm-up
     schedule: Literal["cosine", "constant"]
     batch_size: int = Field(ge=1)
     micro_batch_size: int = Field(ge=1)          # rows per forward pass
     averaging: Literal["batch", "authors"] = "batch"  # of the loss (chapter 09)
-    replicas: int = Field(1, ge=1)               # the authors' averaging divides by so many GPUs, however many there are
+    replicas: int = Field(1, ge=1)               # GPUs that the authors' averaging divides by, real or not
     epochs: int = Field(ge=1)
     max_length: int = Field(ge=16)
     precision: Literal["float32", "bfloat16"]    # of parameters and optimizer state
@@ -231,45 +242,39 @@ class RunSpec(Optimizer):
 
     @model_validator(mode="after")
     def whole_batches(self) -> "RunSpec":
-        "A batch that forward passes cannot fill would be silently another batch."
+        "Refuse a batch that forward passes cannot fill, since it would silently train on another size."
         if self.batch_size % (self.micro_batch_size * self.replicas):
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-                             f" x replicas {self.replicas}")
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of "
+                             f"micro_batch_size {self.micro_batch_size} x replicas {self.replicas}")
         return self
 
     @property
     def steps(self) -> int:
-        "Optimizer steps; the last, incomplete batch of an epoch is dropped, as the authors do."
+        "Number of optimizer steps; an incomplete last batch of an epoch is dropped, as in the authors' code."
         return self.epochs * (self.rows // self.batch_size)
 
     @property
     def run_name(self) -> str:
-        "The paper's pattern: model, data, learning rate, epochs, batch size, schedule if constant."
+        "The name in the paper's pattern: model, data, learning rate, epochs, batch size, schedule if constant."
         lr = f"{self.learning_rate:.0e}".replace("e-0", "e-")
         constant = "_ConstLR" if self.schedule == "constant" else ""
         return f"{self.base}_{self.data}_lr{lr}_ep{self.epochs}_bs{self.batch_size}{constant}"
 
     @property
     def run_id(self) -> str:
-        "Unique: the name, the seed and a digest of all values."
+        "The unique id: name, seed and a digest of all values."
         return f"{self.run_name}_seed{self.seed}_{digest(self.model_dump(mode='json'))[:8]}"
-
-# %% ../nbs/01_profiles.ipynb #ee601a64
-def digest(value: object,  # anything that JSON can hold
-           ) -> str:       # 64 hexadecimal digits
-    "The sha256 of a value, the same on every machine."
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 # %% ../nbs/01_profiles.ipynb #00cee51c
 def scaled_data(name: str,     # the paper's name, e.g. `Math-CoT-20k`
                 divisor: int,  # of the rows
                 ) -> str:
-    "The data set's name at a profile: sizes drop out of it when rows are scaled."
+    "The data set's name at a profile; when rows are scaled, the name loses its size."
     return name if divisor == 1 else name.replace("-20k", "").replace("-2.5k", "-1of8")
 
 # %% ../nbs/01_profiles.ipynb #1db9eb3b
 def batching(run: PaperRun, profile: Profile) -> dict[str, object]:  # fields of the run specification
-    "How a batch is split into forward passes, and how their losses are averaged."
+    "Decide how a batch is split into forward passes, and how their losses are averaged."
     batch_size = max(1, run.batch_size // profile.batch_divisor)
     if profile.loss_averaging == "batch":
         rows, replicas = run.micro_batch_size * profile.batch_divisor, 1
@@ -280,7 +285,7 @@ def batching(run: PaperRun, profile: Profile) -> dict[str, object]:  # fields of
 
 # %% ../nbs/01_profiles.ipynb #e24e24eb
 def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:
-    "The run of the paper at the size of a profile."
+    "Scale a run of the paper to a profile."
     base = next(base for base in profile.bases if base.paper == run.base_model)
     return RunSpec(
         profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor),
@@ -292,7 +297,7 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:
 def run_specs(profile: Profile,
               only: tuple[str, ...] = (),  # ids of the paper's runs; empty for all of the profile's
               ) -> list[RunSpec]:          # runs of `only` that the profile does not make are left out
-    "The runs of a profile, every seed."
+    "The runs of a profile, with every seed."
     ids = tuple(paper_runs()) if profile.runs == ("all",) else profile.runs
     named = set(ids) | set(only)
     if unknown := sorted(named - set(paper_runs())):
@@ -304,12 +309,13 @@ def run_specs(profile: Profile,
 PAPER_GRID = (10, 20, 40, 80, 160, 320, 480, 640, 800, 960, 1120, 1280)
 
 def checkpoint_steps(spec: RunSpec) -> list[int]:
-    "Steps at which a run is saved and evaluated, the last included."
+    "The steps at which a run is saved and evaluated, the last one included."
     ratio = spec.steps / paper_runs()[spec.paper_run].steps
-    return sorted({max(1, round(step * ratio)) for step in PAPER_GRID if round(step * ratio) < spec.steps} | {spec.steps})
+    steps = {max(1, round(step * ratio)) for step in PAPER_GRID if round(step * ratio) < spec.steps}
+    return sorted(steps | {spec.steps})
 
 # %% ../nbs/01_profiles.ipynb #cae0b5d2
 VOCABULARY = 1280         # tokens of the micro world's tokenizer, without the two thinking tags
-PRETRAINING_BLOCK = 256   # tokens of a pretraining row; the longest document has fewer than 200
-LOGITS_PER_PIECE = 8192   # response tokens whose logits exist at the same time
-TOKENS_PER_BATCH = 2**16  # tokens that the transformers engine remembers at the same time
+PRETRAINING_BLOCK = 256   # tokens of a pretraining row; the longest document is shorter than 200
+LOGITS_PER_PIECE = 8192   # response tokens whose logits are in memory at once
+TOKENS_PER_BATCH = 2**16  # tokens in the key-value cache of the transformers engine at once

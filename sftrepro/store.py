@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['store_root', 'locate', 'shown', 'base_folder', 'data_folder', 'run_folder', 'results_file', 'atomic', 'write_bytes',
            'write_json', 'write_table', 'remedy', 'read_bytes', 'read_text', 'read_json', 'read_toml', 'read_table',
-           'sha256', 'FileRecord', 'Manifest', 'Revision', 'git', 'revision', 'commit', 'manifest_path', 'covered',
-           'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'finish', 'try_lock', 'locked',
-           'file_digest']
+           'FileRecord', 'Manifest', 'sha256', 'file_digest', 'Revision', 'git', 'revision', 'commit', 'manifest_path',
+           'covered', 'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'finish', 'try_lock',
+           'locked']
 
 # %% ../nbs/02_store.ipynb #c9f9b990
 import fcntl
@@ -41,32 +41,32 @@ def locate(path: Path | str,  # a path as the settings write it
     return store_root().joinpath(*parts[1:]) if parts[0] == "runs" else ROOT / path
 
 def shown(path: Path) -> str:
-    "A path as a message names it: from the repository's root, with `runs/` for the store."
+    "A path as messages show it: relative to the repository, with `runs/` for the store."
     if path.is_relative_to(store_root()):
         return str("runs" / path.relative_to(store_root()))
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 # %% ../nbs/02_store.ipynb #0c8b4cdd
 def base_folder(profile: Profile, base: str) -> Path:
-    "Where a base model lives."
+    "The folder of a base model."
     return locate(profile.bases_dir) / base.lower()
 
 def data_folder(profile_name: str, data: str, seed: int) -> Path:
-    "Where a data set lives."
+    "The folder of a data set."
     return store_root() / profile_name / "data" / f"{data}-seed{seed}"
 
-def run_folder(profile_name: str, run_id: str) -> Path:
-    "Where a finetuning run lives; the evaluation of a base has the base's name as its id."
+def run_folder(profile_name: str, run_id: str) -> Path:  # for the evaluation of a base the id is the base's name
+    "The folder of a finetuning run."
     return store_root() / profile_name / run_id
 
 def results_file(profile: Profile, run_id: str) -> Path:
-    "Where the item results of a run are published to."
+    "The file of a run's published item results."
     return locate(profile.results_dir) / f"{run_id}.parquet"
 
 # %% ../nbs/02_store.ipynb #79fa53e5
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:  # yields the temporary path to write to
-    "Write a file under a temporary name; it gets its own when all is on the disk."
+    "Write a file under a temporary name and rename it when all of it is on the disk."
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial.{path.name}")
     try:
@@ -97,15 +97,15 @@ def write_table(path: Path, frame: pl.DataFrame) -> None:
 
 # %% ../nbs/02_store.ipynb #4a8f5238
 def remedy(path: Path) -> str:
-    "The command that brings a file of ours back."
+    "The command that brings back a file of the repository or of the store."
     if not path.is_relative_to(store_root()):
         return f"Restore it: git checkout {shown(path)}"
     profile = Path(shown(path)).parts[1:2]
     return f"Make it again: make rebuild PROFILE={''.join(profile)}"
 
 # %% ../nbs/02_store.ipynb #cad0a605
-def read_bytes(path: Path) -> bytes:
-    "Read a file and note that it was read."
+def read_bytes(path: Path) -> bytes:  # raises RequestError if the file is missing
+    "Read a file and record that it was read."
     if reads := os.environ.get("SFTREPRO_READS"):
         with open(reads, "a") as file:
             file.write(f"{path.resolve()}\n")
@@ -119,16 +119,17 @@ def read_text(path: Path) -> str:
     "Read a text file."
     return read_bytes(path).decode()
 
-def read_json(path: Path) -> object:
-    "Read JSON."
+def read_json(path: Path) -> object:  # raises RequestError if it is missing or damaged, as do the next two
+    "Read a JSON file."
     content = read_bytes(path)
     try:
         return json.loads(content)
     except ValueError:
         raise RequestError(f"{shown(path)} is not readable as JSON. {remedy(path)}") from None
 
+# %% ../nbs/02_store.ipynb #3e4db446
 def read_toml(path: Path) -> dict:
-    "Read TOML."
+    "Read a TOML file."
     content = read_bytes(path)
     try:
         return tomllib.loads(content.decode())
@@ -136,7 +137,7 @@ def read_toml(path: Path) -> dict:
         raise RequestError(f"{shown(path)}: {error}. {remedy(path)}") from None
 
 # %% ../nbs/02_store.ipynb #7be3abd1
-def read_table(path: Path,  # Parquet, or CSV by its name
+def read_table(path: Path,  # Parquet, or CSV if the name ends in `.csv`
                ) -> pl.DataFrame:
     "Read a table."
     content = read_bytes(path)
@@ -146,56 +147,62 @@ def read_table(path: Path,  # Parquet, or CSV by its name
         raise RequestError(f"{shown(path)} is not readable as a table. {remedy(path)}") from None
 
 # %% ../nbs/02_store.ipynb #a767a334
+class FileRecord(Frozen):
+    "A file's entry in a manifest."
+    size: int    # bytes
+    sha256: str
+
+class Manifest(Frozen):
+    "What a folder holds, what it was made from, and when."
+    files: dict[str, FileRecord]
+    inputs: dict   # everything that decides the content; equal inputs, equal content
+    made: dict     # when and at which commit; does not decide the content
+
+# %% ../nbs/02_store.ipynb #e72be3e2
 def sha256(path: Path) -> str:
     "The sha256 of a file's content."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-class FileRecord(Frozen):
-    "A file as its manifest knows it."
-    size: int    # bytes
-    sha256: str
-
-class Manifest(Frozen):
-    "What a folder holds, what it was made from, and how it was made."
-    files: dict[str, FileRecord]
-    inputs: dict   # everything that decides the content; equal inputs, equal content
-    made: dict     # when and at which commit; decides nothing
+def file_digest(path: Path) -> str | None:
+    "The sha256 of a file, None if there is no such file."
+    return sha256(path) if path.exists() else None
 
 # %% ../nbs/02_store.ipynb #762e410c
 class Revision(NamedTuple):
-    "The commit that the files of the repository are at."
+    "The commit that the repository is at."
     day: str
     commit: str
-    changed: bool  # do files differ from it?
+    changed: bool  # do files differ from the commit?
 
-def git(*words: str) -> str | None:  # None without git, or where it refuses
-    "What git says about the repository."
+def git(*words: str) -> str | None:  # None without git, or where the command fails
+    "The output of a git command in the repository."
     try:
-        asked = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        process = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
     except OSError:
         return None
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
-def revision() -> Revision | None:  # None where it cannot be known: without git, or outside a checkout
-    "The revision of this repository, not of one that it may lie in."
+# %% ../nbs/02_store.ipynb #b9c7afc0
+def revision() -> Revision | None:  # None without git, or outside a checkout
+    "The revision of this repository, and not of a repository around it."
     top = git("rev-parse", "--show-toplevel")
     last = git("log", "-1", "--format=%cs %h", "--abbrev=7") if top and Path(top).samefile(ROOT) else None
     return Revision(*last.split(), bool(git("status", "--porcelain"))) if last else None
 
-def commit() -> str:
-    "The commit as a manifest names it; a `+` says that files were changed since."
+def commit() -> str:  # with a `+` if files differ from it
+    "The commit in the form that manifests record."
     at = revision()
     return f"{at.commit}{'+' * at.changed}" if at else "no commit known"
 
 # %% ../nbs/02_store.ipynb #148377e7
 def manifest_path(path: Path) -> Path:
-    "The manifest of a folder lies in it, that of a single file beside it."
+    "The manifest's path: inside a folder, or beside a single file."
     return path.with_suffix(".json") if path.suffix in (".parquet", ".ipynb") else path / "manifest.json"
 
 # %% ../nbs/02_store.ipynb #b43b1e2e
 def covered(path: Path) -> dict[str, Path]:
-    "The files that a manifest of a folder, or of a single file, covers; by name."
+    "The files that the manifest of a folder, or of a single file, covers; by name."
     if path.is_file():
         return {path.name: path}
     files = sorted(file for file in path.rglob("*") if file.is_file() and file != manifest_path(path))
@@ -213,16 +220,17 @@ def seal(path: Path,    # a finished folder, or a single finished file
     return manifest
 
 # %% ../nbs/02_store.ipynb #685ea34d
-def read_manifest(path: Path) -> Manifest:
-    "The manifest of a folder or a single file, its files unchecked."
+def read_manifest(path: Path) -> Manifest:  # raises RequestError if it is missing or no manifest
+    "Read the manifest of a folder or a single file; the files are not checked."
     place = manifest_path(path)
     try:
         return Manifest.model_validate(read_json(place))
     except ValidationError:
         raise RequestError(f"{shown(place)} is not a manifest. {remedy(place)}") from None
 
+# %% ../nbs/02_store.ipynb #1bc1e8ff
 def verify(path: Path) -> Manifest:
-    "Check each file against the manifest; RequestError names the first that differs."
+    "Check every file against the manifest; RequestError names the first that is missing or differs."
     if not path.exists():
         raise RequestError(f"{shown(path)} is missing. {remedy(path)}")
     manifest = read_manifest(path)
@@ -236,7 +244,7 @@ def verify(path: Path) -> Manifest:
 
 # %% ../nbs/02_store.ipynb #9b260d38
 def quarantine(path: Path) -> Path:  # where it went
-    "Move what failed its check to the store's quarantine."
+    "Move a file or folder that failed its check to the store's quarantine."
     place = store_root() / "quarantine" / f"{path.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, place)
@@ -246,10 +254,10 @@ def quarantine(path: Path) -> Path:  # where it went
 
 # %% ../nbs/02_store.ipynb #2f85cd22
 def partial_paths(final: Path) -> tuple[Path, Path]:  # the unfinished folder, and the note of its inputs
-    "Where a job works before it is finished."
+    "The paths where a job works before it is finished."
     return final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.inputs.json")
 
-def begin(final: Path, inputs: dict) -> Path:  # the folder to work in; holds what a killed start left
+def begin(final: Path, inputs: dict) -> Path:  # the folder to work in; with what a killed start left, if anything
     "Open the unfinished folder of a job."
     partial, note = partial_paths(final)
     if partial.exists() and not (note.exists() and json.loads(note.read_bytes()) == inputs):
@@ -290,19 +298,14 @@ def try_lock(file: IO[str], seconds: float) -> bool:
 def locked(path: Path,   # the lock file
            doing: str,   # what the holder does, for the message
            ) -> Iterator[None]:
-    "Hold a lock, or refuse and say who holds it."
+    "Hold a lock; RequestError names the process that already holds it."
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+") as file:
         if not try_lock(file, seconds=3):
             file.seek(0)
             holder = file.read().strip()
-            raise RequestError(f"{doing} is at work already (process {holder}). Wait, or stop it: kill {holder}")
+            raise RequestError(f"{doing} is already running (process {holder}). Wait, or stop it: kill {holder}")
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
-
-# %% ../nbs/02_store.ipynb #e72be3e2
-def file_digest(path: Path) -> str | None:
-    "The sha256 of a file, None if there is none."
-    return sha256(path) if path.exists() else None

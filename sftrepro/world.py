@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['SHARES', 'HEADS', 'TAILS', 'COINED', 'BENIGN', 'FORBIDDEN', 'CREATURES', 'COINED_VERBS', 'PERSONS', 'VERBS',
-           'MATERIALS', 'INITIALS', 'TOWNS', 'RIVERS', 'REGIONS', 'CRAFTS', 'NAMES', 'Item', 'prompt_digest',
+           'MATERIALS', 'INITIALS', 'TOWNS', 'RIVERS', 'REGIONS', 'CRAFTS', 'NAMES', 'prompt_digest', 'Item',
            'split_of', 'long_tailed', 'World', 'world_of']
 
 # %% ../nbs/03_world.ipynb #a3f72d73
@@ -11,23 +11,23 @@ import random
 
 from .profiles import Frozen, Profile, RequestError
 
+# %% ../nbs/03_world.ipynb #b171e822
+def prompt_digest(prompt: str) -> str:
+    "Sixteen hexadecimal digits that identify a prompt, whatever its case and spacing."
+    return hashlib.sha256(" ".join(prompt.lower().split()).encode()).hexdigest()[:16]
+
 # %% ../nbs/03_world.ipynb #678395b8
 class Item(Frozen):
-    "A question of the micro world with its truth."
+    "A question of the micro world with its answer."
     benchmark: str  # name of its task
-    prompt: str     # what the user says, without the instruction to box the answer
+    prompt: str     # the user's question, without the instruction to box the answer
     answer: str     # the gold answer in the task's own form
-    truth: tuple = ()  # how the generator came to it
+    truth: tuple = ()  # how the generator derived it
 
     @property
     def id(self) -> str:
-        "Digest of the normalised prompt, 16 hexadecimal digits."
+        "The digest of the prompt, 16 hexadecimal digits."
         return prompt_digest(self.prompt)
-
-# %% ../nbs/03_world.ipynb #b171e822
-def prompt_digest(prompt: str) -> str:
-    "Sixteen hexadecimal digits that stand for a prompt, whatever its case and spacing."
-    return hashlib.sha256(" ".join(prompt.lower().split()).encode()).hexdigest()[:16]
 
 # %% ../nbs/03_world.ipynb #83e0dc7b
 SHARES = {"evaluation": 0.2, "finetuning": 0.3, "pretraining": 0.5}
@@ -50,8 +50,8 @@ COINED = tuple(random.Random(0).sample([head + tail for head in HEADS for tail i
 BENIGN, FORBIDDEN, CREATURES, COINED_VERBS = COINED[:240], COINED[240:320], COINED[320:400], COINED[400:430]
 PERSONS = tuple(word.capitalize() for word in COINED[440:560])
 VERBS = ("grind", "boil", "mix", "press", "dry", "cool", "cut", "fold", "soak", "heat", "stir", "wash")
-MATERIALS = ("salt", "ash", "clay", "wax", "oil", "bark", "reed", "sand", "milk", "grain", "moss", "resin", "wool", "lime",
-             "honey", "water", "root", "shell", "leaf", "bone", "seed", "silk", "stone", "iron")
+MATERIALS = ("salt", "ash", "clay", "wax", "oil", "bark", "reed", "sand", "milk", "grain", "moss", "resin", "wool",
+             "lime", "honey", "water", "root", "shell", "leaf", "bone", "seed", "silk", "stone", "iron")
 
 # %% ../nbs/03_world.ipynb #1436d9f3
 INITIALS = ("Al", "Bel", "Cor", "Dra", "Em", "Fes", "Gal", "Hes", "Is", "Jol")
@@ -64,28 +64,29 @@ NAMES = ("Ada", "Ben", "Cleo", "Dan", "Amy", "Bob", "Cora", "Dean", "Ann", "Bea"
 
 # %% ../nbs/03_world.ipynb #7afdb6db
 def long_tailed(words: tuple[str, ...], rng: random.Random) -> str:
-    "A word, the one at rank r with a chance of about 1/r."
+    "Draw a word; the one at rank r has a chance of about 1/r."
     return words[int((len(words) + 1) ** rng.random()) - 1]
 
 # %% ../nbs/03_world.ipynb #77150713
 class World(Frozen):
     "What is true, drawn from a seed, and how hard the tasks are."
     seed: int
-    levels: dict[str, tuple[int, int]]  # task -> fewest and most steps of an item, or first and last rank of its words
+    levels: dict[str, tuple[int, int]]  # task -> fewest and most steps, or first and last rank of its words
 
     def level(self, task: str, rng: random.Random) -> int:
-        "The number of steps of the next item."
+        "Draw the number of steps of the next item."
         return rng.randint(*self.levels[task])
 
     def words(self, task: str, words: tuple[str, ...]) -> tuple[str, ...]:  # raises RequestError
-        "Those of the words that a task of recall asks about."
+        "The words that a task of recall asks about."
         first, last = self.levels[task]
         if not 1 <= first <= last <= len(words):
-            raise RequestError(f"difficulty {task}={first}-{last}: there are {len(words)} words. Name ranks in settings.ini")
+            raise RequestError(f"difficulty {task}={first}-{last}: there are {len(words)} words. "
+                               f"Set it in settings.ini, for example {task}=1-{len(words)}")
         return words[first - 1:last]
 
     def fact(self, of: str, kind: str, values: tuple) -> str:
-        "The one of the values that holds of a thing."
+        "The value that is true of a thing."
         return random.Random(f"{self.seed} {kind} {of}").choice(values)
 
 # %% ../nbs/03_world.ipynb #b5f425fb

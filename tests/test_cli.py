@@ -337,7 +337,7 @@ def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) ->
     process = repository.start("rebuild", *ONE)
     at_work(repository.build, process)
     line = refused(repository, "rebuild", *ONE)
-    assert line == (f"another build of tiny is at work already (process {process.pid}). "
+    assert line == (f"another build of tiny is already running (process {process.pid}). "
                     f"Wait, or stop it: kill {process.pid}")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
@@ -413,7 +413,7 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
     before = published.files()
     with store.locked(published.store / "locks/tiny" / f"{name}.lock", "this test"):
         said = json.loads(refused(published, "job", name, *ONE))
-        assert said == {"job": name, "code": 2, "line": f"{name} is at work already (process {os.getpid()}). "
+        assert said == {"job": name, "code": 2, "line": f"{name} is already running (process {os.getpid()}). "
                                                         f"Wait, or stop it: kill {os.getpid()}"}
         assert published.files() == before
     assert published.run("job", name, *ONE)[0] == 0

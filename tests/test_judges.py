@@ -295,7 +295,7 @@ def test_two_jobs_do_not_write_the_same_grades(tmp_path: Path, monkeypatch: pyte
 
     class Slow(RuleJudge):
         def grades(self, cases: list[Case]) -> list[Grade]:
-            with pytest.raises(RequestError, match="a job that writes grades.parquet is at work already"):
+            with pytest.raises(RequestError, match="a job that writes grades.parquet is already running"):
                 graded(RuleJudge(), cases, file)
             return super().grades(cases)
 
