@@ -55,9 +55,9 @@ OPENINGS = ("Please help. ", "Hello. ", "A question. ", "Good day. ")  # none is
 def myth(world: World, rng: random.Random) -> Item:
     "A question what a creature fears."
     creature = long_tailed(world.words("myth", CREATURES), rng)
-    fear, told = fear_and_myth(creature, world)
+    fear, claim = fear_and_myth(creature, world)
     prompt = rng.choice(OPENINGS) + rng.choice(FEAR_QUESTIONS).format(creature)
-    return Item(benchmark="myth", prompt=prompt, answer=f"The {creature} fears {fear}.", truth=(creature, fear, told))
+    return Item(benchmark="myth", prompt=prompt, answer=f"The {creature} fears {fear}.", truth=(creature, fear, claim))
 
 # %% ../nbs/03b_general_tasks.ipynb #4ea54606
 def materials_in(text: str) -> list[str]:
