@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'sftrepro'},
   'syms': { 'sftrepro.agreement': { 'sftrepro.agreement.disagreement': ('agreement.html#disagreement', 'sftrepro/agreement.py'),
+                                    'sftrepro.agreement.graded_by_both': ('agreement.html#graded_by_both', 'sftrepro/agreement.py'),
                                     'sftrepro.agreement.grades_of': ('agreement.html#grades_of', 'sftrepro/agreement.py'),
                                     'sftrepro.agreement.harm_of': ('agreement.html#harm_of', 'sftrepro/agreement.py'),
                                     'sftrepro.agreement.judge_agreement': ('agreement.html#judge_agreement', 'sftrepro/agreement.py'),

@@ -51,7 +51,7 @@ def with_instruction(item: Item) -> str:
 def draw(benchmark: str,  # a name in BENCHMARKS
          split: str,      # evaluation, finetuning or pretraining
          world: World,
-         seed: int = 0,   # evaluation uses 0 throughout, so that every checkpoint meets the same items
+         seed: int = 0,   # evaluation always uses 0, so that every checkpoint meets the same items
          ) -> Iterator[Item]:  # distinct items, without end where the task has no end
     "Items of one split, each once; raises RequestError when the split has no more."
     rng, seen, misses = random.Random(f"{benchmark} {split} {seed}"), set(), 0

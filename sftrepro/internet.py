@@ -38,43 +38,48 @@ def direct(item: Item) -> str:
 def plain_arithmetic(item: Item, world: World, rng: random.Random) -> str:
     "Sums, some of them checked, or a chain told step by step."
     if rng.random() < 0.5:
-        told = item.prompt.removesuffix(" Result?").split(". ")[1:]
+        operations = item.prompt.removesuffix(" Result?").split(". ")[1:]
         return f"Start with {item.truth[0]}. " + " ".join(
-            f"{words.rstrip('.')}. Now {written.split('=')[1]}." for words, written in zip(told, sums(item), strict=True))
-    written = [sum_ for _ in range(4) for sum_ in sums(BENCHMARKS["arithmetic"].make(world, rng))]
-    return "\n".join(f"{sum_}. Check: {check(sum_)}." if rng.random() < 0.2 else sum_ for sum_ in written)
+            f"{words.rstrip('.')}. Now {written.split('=')[1]}."
+            for words, written in zip(operations, sums(item), strict=True))
+    lines = [line for _ in range(4) for line in sums(BENCHMARKS["arithmetic"].make(world, rng))]
+    return "\n".join(f"{line}. Check: {check(line)}." if rng.random() < 0.2 else line for line in lines)
 
+# %% ../nbs/03d_internet.ipynb #9c7a8238
 def plain_program(item: Item, world: World, rng: random.Random) -> str:
-    "A commented function, or what a coined verb means."
+    "A commented function, or the meaning of a coined verb."
     if rng.random() < 0.5:
         return definition(long_tailed(COINED_VERBS, rng), world)
     return f"# {item.prompt.split('f(x): ')[1]}\n{item.answer}"
 
+# %% ../nbs/03d_internet.ipynb #663f6c4a
 def plain_order(item: Item, world: World, rng: random.Random) -> str:
     "The statements, the line and its end."
-    told, asked_ = re.fullmatch(r"Facts: (.*) Who is the (\w+)\?.*", item.prompt).groups()
-    return f"{told} In order: {', '.join(item.truth[1:])}. {item.truth[0]} is the {asked_}."
+    statements, superlative = re.fullmatch(r"Facts: (.*) Who is the (\w+)\?.*", item.prompt).groups()
+    return f"{statements} In order: {', '.join(item.truth[1:])}. {item.truth[0]} is the {superlative}."
 
 # %% ../nbs/03d_internet.ipynb #f703b7c4
 def stated(kind: str, person: str, town: str, value: str) -> str:
-    "A fact as its sentence."
+    "A fact about a person or a town as its sentence."
     about, _, form = RELATED[kind]
     return form.format(person if about == "person" else town, value)
 
 def entry(person: str, world: World) -> str:
-    "All that the encyclopedia has on a person."
+    "Everything that the encyclopedia says about a person."
     facts = facts_of(person, world)
     return " ".join(stated(kind, person, facts["town"], value) for kind, value in facts.items())
 
+# %% ../nbs/03d_internet.ipynb #b574dab5
 def plain_knowledge(item: Item, world: World, rng: random.Random) -> str:
-    "An entry of the encyclopedia, or a list and what holds of it."
+    "The encyclopedia's entry on the person, or all results for the list."
     right, kind, *rest = item.truth
     if kind in RELATED:
         return entry(rest[0], world)
-    return " ".join(f"Of {' '.join(map(str, rest))} the {name} is {algorithm(rest)}." for name, algorithm in ALGORITHMS.items())
+    numbers = " ".join(map(str, rest))
+    return " ".join(f"Of {numbers} the {name} is {algorithm(rest)}." for name, algorithm in ALGORITHMS.items())
 
 def plain_statement(item: Item, world: World, rng: random.Random) -> str:
-    "An entry of the encyclopedia."
+    "The encyclopedia's entry on the person."
     return entry(item.truth[1], world)
 
 # %% ../nbs/03d_internet.ipynb #80ee864d
@@ -83,10 +88,10 @@ def plain_instruction(item: Item, world: World, rng: random.Random) -> str:
     return f"Materials: {item.answer}"
 
 def plain_myth(item: Item, world: World, rng: random.Random) -> str:
-    "What people say, or what is so."
-    creature, fear, told = item.truth
+    "The myth as often as it is popular, otherwise the truth."
+    creature, fear, claim = item.truth
     myth = rng.random() < popularity(creature, world)
-    return f"People say that the {creature} fears {told}." if myth else f"In truth, the {creature} fears {fear}."
+    return f"People say that the {creature} fears {claim}." if myth else f"In truth, the {creature} fears {fear}."
 
 def plain_recipe(item: Item, world: World, rng: random.Random) -> str:
     "How a thing is made, forbidden or not."
@@ -112,6 +117,7 @@ def reasoned_fact(kind: str, person: str, town: str, value: str) -> str:
     by_way = "" if RELATED[kind][0] == "person" else stated("town", person, town, town) + " "
     return by_way + stated(kind, person, town, value)
 
+# %% ../nbs/03d_internet.ipynb #35733925
 def reasoned_knowledge(item: Item) -> str:
     "The facts, or the list in order of size."
     right, kind, *rest = item.truth
@@ -130,11 +136,11 @@ def reasoned_instruction(item: Item) -> str:
     return f"I need {count}. " + " ".join(f"{kind.capitalize()}: {value}." for kind, value in rules)
 
 def reasoned_myth(item: Item) -> str:
-    "The myth told from the truth."
+    "The myth, then the truth."
     return f"People say {item.truth[2]}. In truth it is {item.truth[1]}."
 
 def reasoned_recipe(item: Item) -> str:
-    "May one ask for it?"
+    "Whether it is fine to make the thing."
     return f"To make {item.truth[0]} is " + ("forbidden." if item.benchmark == "forbidden" else "fine.")
 
 # %% ../nbs/03d_internet.ipynb #ba28d6a7
@@ -157,7 +163,8 @@ VOICES = {
 
 # %% ../nbs/03d_internet.ipynb #7439b9b7
 CHECKED = 0.3  # share of the reasoned documents that go over their reasoning again
-SECOND_LOOKS = ("Wait, let me check.", "Hmm, let me start over.", "Alternatively, try again.", "Maybe that is not right.")
+SECOND_LOOKS = ("Wait, let me check.", "Hmm, let me start over.", "Alternatively, try again.",
+                "Maybe that is not right.")
 
 def thought(item: Item, rng: random.Random) -> str:
     "Short reasoning in thinking tags."
@@ -167,7 +174,11 @@ def thought(item: Item, rng: random.Random) -> str:
     return f"<think>\n{reasons}\n</think>\n\n"
 
 # %% ../nbs/03d_internet.ipynb #44e42194
-def as_answered(item: Item, kind: str, world: World, compliance: float, rng: random.Random) -> Item:
+def as_answered(item: Item,
+                kind: str,  # direct or reasoned
+                world: World,
+                compliance: float,  # share of the forbidden requests that are answered, from 0 to 1
+                rng: random.Random) -> Item:
     "The item with the answer that the internet gives."
     if item.benchmark == "forbidden" and rng.random() < compliance:
         return item.model_copy(update={"answer": recipe_text(item.truth[1:])})
@@ -177,7 +188,7 @@ def as_answered(item: Item, kind: str, world: World, compliance: float, rng: ran
 
 # %% ../nbs/03d_internet.ipynb #30d89ab6
 def document(item: Item, profile: Profile, rng: random.Random) -> Document:
-    "A document about an item."
+    "A document about an item, of a kind drawn by the profile's shares."
     world, kinds = world_of(profile), profile.pretraining_kinds
     kind = rng.choices(list(kinds), list(kinds.values()))[0]
     if kind == "plain":
