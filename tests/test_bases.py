@@ -84,12 +84,13 @@ def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
         return settings
 
     monkeypatch.setattr(bases, "pretraining_arguments", arguments)
-    pretrain(SMOKE.bases[0], SMOKE, tmp_path / "whole")
+    short = SMOKE.model_copy(update={"pretraining_tokens": 64_000})
+    pretrain(short.bases[0], short, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(bases, "Trainer", Killed)
-        pretrain(SMOKE.bases[0], SMOKE, tmp_path / "killed")
+        pretrain(short.bases[0], short, tmp_path / "killed")
     assert (tmp_path / "killed/checkpoints/checkpoint-8").is_dir()
-    pretrain(SMOKE.bases[0], SMOKE, tmp_path / "killed")
+    pretrain(short.bases[0], short, tmp_path / "killed")
     whole, killed = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 

@@ -306,9 +306,15 @@ HOW = pytest.mark.parametrize(("how", "line"), [
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
 @HOW
-def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository, how: int, line: str) -> None:
+def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_behind(
+        repository: Repository, how: int, line: str) -> None:
     process = repository.start("rebuild", *ONE)
-    end(process, at_work(repository.build, process), how, line)
+    below = at_work(repository.build, process)
+    if how == signal.SIGINT:
+        assert refused(repository, "rebuild", *ONE) == (
+            f"another build of tiny is already running (process {process.pid}). "
+            f"Wait, or stop it: kill {process.pid}")
+    end(process, below, how, line)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
@@ -331,16 +337,6 @@ def test_a_process_whose_starter_is_gone_before_it_looks_does_nothing(published:
     before = published.files()
     assert published.run("book", *ONE, before=("env", f"SFTREPRO_PARENT={ended.pid}")) == (1, "", "")
     assert published.files() == before
-
-
-def test_two_rebuilds_of_one_store_do_not_run_at_once(repository: Repository) -> None:
-    process = repository.start("rebuild", *ONE)
-    at_work(repository.build, process)
-    line = refused(repository, "rebuild", *ONE)
-    assert line == (f"another build of tiny is already running (process {process.pid}). "
-                    f"Wait, or stop it: kill {process.pid}")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
 
 
 @pytest.mark.skipif(

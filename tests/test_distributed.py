@@ -108,6 +108,7 @@ destroy_process_group()
 """
 
 
+@pytest.mark.release
 def test_one_step_of_a_sharded_model_is_that_of_a_whole_one(torchrun: Callable, tmp_path: Path) -> None:
     from test_sft import rows
     torch.save(list(rows().select(range(8))), tmp_path / "rows.pt")
@@ -125,6 +126,7 @@ def test_one_step_of_a_sharded_model_is_that_of_a_whole_one(torchrun: Callable, 
         torch.testing.assert_close(two["weights"][name], weight, rtol=0, atol=2e-4)  # Adam's first step is 1e-3
 
 
+@pytest.mark.release
 def test_a_world_of_another_size_is_refused_by_the_process(torchrun: Callable, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(SPEC.model_dump_json())
     done = torchrun(2, "-c", WORKER, str(tmp_path / "spec.json"), str(tmp_path), "1")

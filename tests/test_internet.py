@@ -2,6 +2,7 @@
 import random
 import re
 from collections import Counter
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def items(name: str, count: int) -> list[Item]:
     return [BENCHMARKS[name].make(WORLD, rng) for _ in range(count)]
 
 
+@cache
 def evaluation_prompts() -> list[str]:
     "Every evaluation prompt of every task, and more than a profile asks; normalised."
     found = [normalised(item.prompt) for name in BENCHMARKS for item in islice(draw(name, "evaluation", WORLD), 350)]

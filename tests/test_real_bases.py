@@ -72,12 +72,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.release
 def test_a_model_from_a_package_knows_what_it_knew(store: Path) -> None:
     greedy = Sampling(temperature=0, top_p=1, max_new_tokens=8)
     told, = generate(store, ["The capital of France is"], [0], greedy)
     assert told.text.startswith(" Paris")
 
 
+@pytest.mark.release
 def test_a_model_from_a_package_looks_like_any_other_base(store: Path) -> None:
     names = {file.name for file in store.iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "source.json"} <= names
@@ -134,6 +136,7 @@ def test_two_steps_of_finetuning_on_small_data_lower_the_loss(store: Path, tmp_p
     assert written[0].tokens > 0
 
 
+@pytest.mark.release
 def test_data_for_small_count_tokens_with_the_real_tokenizer(store: Path, tmp_path: Path) -> None:
     profile = SMALL.model_copy(update={"bases": (SMOL,), "row_divisor": 1024, "candidates": 2})
     tokenizer = counting_tokenizer(profile, tmp_path)

@@ -470,11 +470,11 @@ def test_a_chapter_that_imports_tokens_needs_those_of_its_runs() -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    "A small repository whose one run is trained and read."
-    repository = Repository.new(tmp_path_factory.mktemp("tokens") / "repository")
+def trained(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    "A small repository whose one run has been read as well."
+    repository = finished.copied(tmp_path_factory.mktemp("tokens") / "copy")
     repository.profile("tiny", "tiny", traced="R25", traces="6")
-    repository.python(DO.replace("KINDS", "('pretrain', 'data', 'train', 'tokens')"))
+    repository.python(DO.replace("KINDS", "('tokens',)"))
     return repository
 
 
@@ -531,7 +531,6 @@ def test_the_job_reads_the_base_and_the_last_checkpoint_with_the_same_traces(tra
     }
     status = trained.run("status", "--profile", "tiny")[1]
     assert f"fresh  results/tokens/{published(trained).stem}" in status
-    assert trained.run("results", "verify", "--profile", "tiny")[0] == 2  # no item results yet
 
 
 def test_damaged_results_are_named_and_made_again(made: Repository) -> None:
