@@ -24,7 +24,7 @@ class Published(NamedTuple):
     repo: str
     revision: str = "main"
     teacher: str = "Qwen3-32B"
-    part: int = 1
+    part: int = 1  # one in so many of its rows is used
 
 AUTHORS = {
     "Math-CoT-20k": Published("jasonrqh/Math-CoT-20k", "1435fb21d4fecc8ad4966a26f22a874cf2b527f1"),
@@ -43,13 +43,14 @@ def is_one_turn(messages: pl.Series) -> bool:
     turn = messages.list.first()
     return isinstance(turn.dtype, pl.Struct) and (turn.struct.unnest()["role"] == "user").all()
 
+# %% ../nbs/07d_authors.ipynb #418d0f02
 def as_rows(theirs: pl.DataFrame, name: str, tokenizer: PreTrainedTokenizerBase,
             ) -> pl.DataFrame:  # columns as in SCHEMA; raises RequestError when theirs have changed
     "The authors' columns as ours."
     rows = with_columns(theirs, COLUMNS, name).cast(dict.fromkeys(COLUMNS[1:], pl.String))
     if not is_one_turn(rows["message"]):
         raise RequestError(f"{name}: column 'message' is not a list of one user turn. "
-                           "Take the revision in corpora.AUTHORS")
+                           "Take the revision in authors.AUTHORS")
     pairs = tqdm(list(zip(rows["response"], rows["answer"], strict=True)), desc=f"verify {name}", delay=2)
     right = [None if "Countdown" in name else same_value(boxed(response), answer) for response, answer in pairs]
     tokens = [len(ids) + 1 for ids in tokenizer(rows["response"].to_list(), add_special_tokens=False)["input_ids"]]
@@ -61,15 +62,15 @@ def as_rows(theirs: pl.DataFrame, name: str, tokenizer: PreTrainedTokenizerBase,
 # %% ../nbs/07d_authors.ipynb #e1a33a0d
 def unfit(rows: pl.DataFrame, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> pl.DataFrame:  # as in EXCLUDED
     "The rows that are too long or that the tokenizer changes; each with its place among the authors' rows."
-    found = []
+    excluded = []
     for place, row in enumerate(rows.iter_rows(named=True)):
         prompt = row["messages"][0]["content"]
         tokens = row["tokens"] + len(tokenizer(prompt_text(prompt), add_special_tokens=False)["input_ids"])
         long, lost = tokens > profile.max_length, loses(tokenizer, row["response"])
         if long or lost:
             reason = f"longer than {profile.max_length} tokens" if long else "the tokenizer does not give it back"
-            found.append({"query": f"row {place}", "prompt": prompt, "reason": reason, "tokens": tokens})
-    return pl.DataFrame(found, schema=EXCLUDED)
+            excluded.append({"query": f"row {place}", "prompt": prompt, "reason": reason, "tokens": tokens})
+    return pl.DataFrame(excluded, schema=EXCLUDED)
 
 # %% ../nbs/07d_authors.ipynb #aef702e4
 def authors_data(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> MadeData:

@@ -2,14 +2,15 @@
 
 # %% auto #0
 __all__ = ['NUMBER', 'BINARY', 'OPPOSITE', 'Beliefs', 'THINKERS', 'SHORT', 'MIXTURE', 'TOKENIZER_FILES', 'SOLVERS', 'is_right',
-           'backwards', 'by_parts', 'retold', 'believed', 'work_step', 'false_start', 'attempt', 'look_over',
-           'calculate', 'supposition', 'contradiction', 'fits', 'counted', 'suppose', 'think_aloud', 'Thinker',
-           'last_question', 'at_once', 'in_short', 'math_stream', 'ask', 'counting_tokenizer', 'order_of',
-           'not_given_back', 'sourced', 'plain', 'make', 'build']
+           'backwards', 'by_parts', 'retold', 'believed', 'WordedSolution', 'calculate', 'supposition', 'contradiction',
+           'fits', 'counted', 'suppose', 'think_aloud', 'Thinker', 'last_question', 'at_once', 'in_short',
+           'math_stream', 'counting_tokenizer', 'order_of', 'ask', 'not_given_back', 'sourced', 'plain', 'make',
+           'build']
 
 # %% ../nbs/07c_solvers.ipynb #0595d617
 import re
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
@@ -36,26 +37,28 @@ from sftrepro.data import (
 )
 from .profiles import Profile, RequestError
 from .recipes import Knobs, Recipe, parse
-from .traces import DEEPSEEK, HUMAN_SLIP, QWEN, Pen, Solver, Teacher, slipped
-from .word_problems import Step, enclosed, exact, gym_items, holds, word_problems, written
+from .traces import DEEPSEEK, HUMAN_SLIP, QWEN, Pen, Solution, Solver, Step, Teacher, slipped, think
+from .word_problems import Calculation, enclosed, exact, gym_items, holds, word_problems, written
 from .world import Item
 
 # %% ../nbs/07c_solvers.ipynb #c9dba0d8
-NUMBER = r"-?[\d.]*\d(?:/\d+)?"
-BINARY = re.compile(rf"\(?({NUMBER})\)? ?([-+*/]) ?\(?({NUMBER})\)?")
-OPPOSITE = {"+": "-", "-": "+", "*": "/", "/": "*"}
-
 def is_right(sum_: str) -> bool:
     "Does a written sum hold?"
     expression, result = sum_.split(" = ")
     return exact(expression) == exact(result)
 
+# %% ../nbs/07c_solvers.ipynb #f9af8082
+NUMBER = r"-?[\d.]*\d(?:/\d+)?"
+BINARY = re.compile(rf"\(?({NUMBER})\)? ?([-+*/]) ?\(?({NUMBER})\)?")
+OPPOSITE = {"+": "-", "-": "+", "*": "/", "/": "*"}
+
+# %% ../nbs/07c_solvers.ipynb #4717ed5f
 def backwards(sum_: str) -> str:
     "The sum tested by its inverse, or calculated again if it has none."
     expression, result = sum_.split(" = ")
-    if (found := BINARY.fullmatch(expression)) is None or exact(result) == 0:
+    if (match := BINARY.fullmatch(expression)) is None or exact(result) == 0:
         return f"{expression} = {written(exact(expression))}" + ("." if is_right(sum_) else f", not {result}.")
-    first, sign, second = found.groups()
+    first, sign, second = match.groups()
     value = exact({"+": f"{result}-{second}", "-": f"{result}+{second}", "*": f"({result})/({second})",
                    "/": f"({result})*({second})"}[sign])
     ending = "." if value == exact(first) else f", not {first}."
@@ -63,12 +66,12 @@ def backwards(sum_: str) -> str:
 
 # %% ../nbs/07c_solvers.ipynb #0e209eed
 def by_parts(sum_: str) -> str:
-    "The sum again, the second number taken apart; by the inverse if that cannot be done."
+    "The sum again with its second number in tens and ones, or the test by the inverse if that cannot be done."
     expression, result = sum_.split(" = ")
-    found = BINARY.fullmatch(expression)
-    if found is None or found[2] == "/" or not re.fullmatch(r"\d{2,}", found[3]):
+    match = BINARY.fullmatch(expression)
+    if match is None or match[2] == "/" or not re.fullmatch(r"\d{2,}", match[3]):
         return backwards(sum_)
-    first, sign, second = found[1], found[2], int(found[3])
+    first, sign, second = match[1], match[2], int(match[3])
     tens, ones = second // 10 * 10, second % 10
     if sign == "*":
         parts = [written(exact(f"({first})*{part}")) for part in (tens, ones)]
@@ -80,112 +83,82 @@ def by_parts(sum_: str) -> str:
     return f"{', '.join(steps)} = {value}" + ("." if is_right(sum_) else f", not {result}.")
 
 # %% ../nbs/07c_solvers.ipynb #cfdeb41c
-Beliefs = dict[str, str]  # a right result -> the one that is believed
+Beliefs = dict[str, str]  # a right result -> the result that the teacher believes
 
 def retold(text: str, beliefs: Beliefs, how: Callable[[str], str] = str) -> str:
-    "A text with the numbers that are believed."
-    return re.sub(r"(?<![\w).])-?[\d.]*\d", lambda found: how(beliefs.get(found[0], found[0])), text)
+    "A text with the numbers that the teacher believes."
+    return re.sub(r"(?<![\w).])-?[\d.]*\d", lambda match: how(beliefs.get(match[0], match[0])), text)
 
-def believed(step: Step, beliefs: Beliefs) -> Step:
-    "A step as it follows from what is believed; the right one if that cannot be calculated."
-    expression = retold(step.expression, beliefs, enclosed)
+def believed(calculation: Calculation, beliefs: Beliefs) -> Calculation:
+    "A calculation with the believed numbers; the right one if these cannot be calculated with."
+    expression = retold(calculation.expression, beliefs, enclosed)
     try:
         exact(expression)
     except ZeroDivisionError:
-        return step
-    return Step(retold(step.lead, beliefs), expression, retold(step.tail, beliefs))
+        return calculation
+    return Calculation(retold(calculation.lead, beliefs), expression, retold(calculation.tail, beliefs))
 
 # %% ../nbs/07c_solvers.ipynb #b389cf74
-def work_step(pen: Pen, step: Step, beliefs: Beliefs, teacher: Teacher, alert: bool) -> tuple[str, str]:
-    "One step, tried until the teacher is content with it: its sentence and its sum."
-    before, expression, after = believed(step, beliefs)
-    lead, tail, right = before, after, exact(expression)
-    while True:
-        pen.write(f" {lead}")
-        slips = pen.chance(teacher.habits.slip)
-        result = written(slipped(pen, right) if slips else right)
-        pen.write(f"{result}{tail}")
-        sentence, sum_ = f"{before}{result}{after}", f"{expression} = {result}"
-        if (slips and not alert) or not pen.chance(teacher.habits.check):
-            return sentence, sum_
-        pen.write(("" if tail else ".") + teacher.before_test + teacher.tests(sum_))
-        if not slips:
-            return sentence, sum_
-        pen.write(teacher.doubt)
-        lead, tail = f"{expression} = ", "."
+class WordedSolution(Solution):
+    "Calculations with words around them."
 
-# %% ../nbs/07c_solvers.ipynb #bcbcddb3
-def false_start(pen: Pen, steps: Sequence[Step], position: int) -> None:
-    "A step that does not belong here."
-    others = [step.expression for step in steps if step != steps[position]]
-    expression = pen.pick(others or [f"({steps[0].expression})*2"])
-    pen.write(f" {expression} = {written(exact(expression))}.")
+    def __init__(self, calculations: Sequence[Calculation]):
+        self.calculations = calculations
 
-def attempt(pen: Pen, steps: Sequence[Step], teacher: Teacher, alert: bool) -> tuple[list[tuple[str, str]], bool]:
-    "The sentences and sums that the teacher settles on, and whether it has become alert."
-    settled, beliefs, share = [], {}, teacher.habits.backtracking
-    for position, step in enumerate(steps):
-        if not alert and pen.chance(share / (len(steps) - share * position)):
-            false_start(pen, steps, position)
-            pen.write(teacher.restart)
-            return attempt(pen, steps, teacher, alert=True)
-        settled.append(work_step(pen, step, beliefs, teacher, alert))
-        beliefs[written(exact(step.expression))] = settled[-1][1].split(" = ")[1]
-    return settled, alert
+    def __len__(self) -> int:
+        return len(self.calculations)
 
-# %% ../nbs/07c_solvers.ipynb #7c2c297d
-def look_over(pen: Pen, settled: list[tuple[str, str]], teacher: Teacher) -> bool:
-    "Test sum after sum; does every one hold?"
-    pen.write(pen.pick(teacher.looks_over))
-    for _, sum_ in settled:
-        pen.write(f" {teacher.tests(sum_)}")
-        if not is_right(sum_):
-            return False
-    return True
+    def step(self, results: Sequence[str]) -> Step:
+        right = [written(exact(calculation.expression)) for calculation in self.calculations[:len(results)]]
+        lead, expression, tail = believed(self.calculations[len(results)], dict(zip(right, results, strict=True)))
+        return Step(lead, f"{expression} = ", exact(expression), tail)
+
+    def false_starts(self, results: Sequence[str]) -> list[str]:
+        here, first = self.calculations[len(results)], self.calculations[0]
+        expressions = [calculation.expression for calculation in self.calculations if calculation != here]
+        return [f"{expression} = {written(exact(expression))}"
+                for expression in expressions or [f"({first.expression})*2"]]
+
+    def written(self, value: int | Fraction) -> str:
+        return written(value)
 
 # %% ../nbs/07c_solvers.ipynb #709b427e
-def calculate(pen: Pen, steps: Sequence[Step], teacher: Teacher) -> tuple[str, str]:
-    "Think aloud; the summary and the answer."
-    habits, looks = teacher.habits, 0
-    settled, alert = attempt(pen, steps, teacher, alert=False)
-    while (alert or all(is_right(sum_) for _, sum_ in settled)) and (
-            looks < habits.looks or pen.chance(habits.look_again if looks else habits.look)):
-        looks += 1
-        if not look_over(pen, settled, teacher):
-            pen.write(teacher.restart)
-            settled, _ = attempt(pen, steps, teacher, alert=True)
-    sentences = [sentence + ("\n" if step.tail else " ") for (sentence, _), step in zip(settled, steps, strict=True)]
-    return "".join(sentences).strip(), settled[-1][1].split(" = ")[1]
+def calculate(pen: Pen, calculations: Sequence[Calculation], teacher: Teacher) -> tuple[str, str]:
+    "Think calculations through aloud; the summary and the answer."
+    settled = think(pen, WordedSolution(calculations), teacher)
+    sentences = [step.sentence + ("\n" if step.step.tail else " ") for step in settled]
+    return "".join(sentences).strip(), settled[-1].result
 
 # %% ../nbs/07c_solvers.ipynb #49fb59fe
 def supposition(item: Item, truthful: Sequence[bool]) -> str:
-    "Who is what, in words."
+    "In words, who is supposed to be honest and who a liar."
     names, (honest, liar), _ = item.truth
     return ", ".join(f"{name} is {honest if truth else liar}" for name, truth in zip(names, truthful, strict=True))
 
 def contradiction(pen: Pen, item: Item, truthful: Sequence[bool]) -> bool:
-    "Follow a supposition, statement by statement, until one does not fit; did one not?"
+    "Write a supposition's consequences, statement by statement, until one does not fit; True if one does not."
     names, kinds, statements = item.truth
     for name, statement, honest in zip(names, statements, truthful, strict=True):
         true = holds(statement, truthful)
-        fits = "." if true == honest else f", but {name} is {kinds[0] if honest else kinds[1]}."
-        pen.write(f" What {name} says is then {'true' if true else 'false'}{fits}")
+        ending = "." if true == honest else f", but {name} is {kinds[0] if honest else kinds[1]}."
+        pen.write(f" What {name} says is then {'true' if true else 'false'}{ending}")
         if true != honest:
             return True
     return False
 
 # %% ../nbs/07c_solvers.ipynb #866cc2e1
 def fits(item: Item, truthful: Sequence[bool]) -> bool:
-    "Does everybody say what they would then say?"
-    return all(holds(said, truthful) == honest for said, honest in zip(item.truth[2], truthful, strict=True))
+    "Would everybody say what they say?"
+    return all(holds(statement, truthful) == honest
+               for statement, honest in zip(item.truth[2], truthful, strict=True))
 
 def counted(pen: Pen, truthful: Sequence[bool], teacher: Teacher) -> str:
-    "How many tell the truth, counted until the teacher is content."
+    "How many tell the truth, counted until the teacher accepts the number."
     while pen.chance(teacher.habits.slip):
-        found = slipped(pen, sum(truthful))
+        miscount = slipped(pen, sum(truthful))
         if not pen.chance(teacher.habits.check):
-            return str(found)
-        pen.write(f" I count {found}. No, I count {sum(truthful)}.")
+            return str(miscount)
+        pen.write(f" I count {miscount}. No, I count {sum(truthful)}.")
     return str(sum(truthful))
 
 # %% ../nbs/07c_solvers.ipynb #5d83911f
@@ -213,7 +186,7 @@ def think_aloud(item: Item, teacher: Teacher, pen: Pen) -> Pen:
     return pen
 
 class Thinker(Teacher):
-    "A teacher of chapter 03e before real questions."
+    "A teacher of chapter 03e that solves real questions."
     def write(self, item: Item, rng) -> Pen:
         "Solve a question aloud."
         return think_aloud(item, self, Pen(rng))
@@ -224,7 +197,7 @@ def last_question(item: Item) -> str:
     return f"So the question is: {re.split(r'(?<=[.!?]) ', item.prompt.strip())[-1].strip()}"
 
 def at_once(item: Item) -> str:
-    "No restatement."
+    "A beginning without the question."
     return "Okay, let me think step by step."
 
 THINKERS = (Thinker(**(dict(QWEN) | {"opens": at_once, "tests": backwards})),
@@ -232,12 +205,12 @@ THINKERS = (Thinker(**(dict(QWEN) | {"opens": at_once, "tests": backwards})),
 
 # %% ../nbs/07c_solvers.ipynb #03a9888d
 def in_short(item: Item, rng) -> Pen:
-    "People's own solution, or one line where there is none."
+    "The human solution, or one line where there is none."
     pen = Pen(rng)
     if item.benchmark == "gsm8k":
         pen.write(f"{item.truth[0]}\nThe answer is \\boxed{{{item.answer}}}.")
         return pen
-    last = item.truth[-1] if item.benchmark != "knights_knaves" else Step("They are ", item.answer, ".")
+    last = item.truth[-1] if item.benchmark != "knights_knaves" else Calculation("They are ", item.answer, ".")
     slips = pen.chance(1 - (1 - HUMAN_SLIP) ** max(1, len(item.truth) - 1))
     value = written(slipped(pen, exact(item.answer))) if slips else item.answer
     pen.write(f"{last.lead}{value}{last.tail} \\boxed{{{value}}}")
@@ -253,25 +226,15 @@ def math_stream(seed: int, types: int) -> Iterator[Item | dict]:
     weights = {kind: weight for part in MIXTURE[:types] for kind, weight in part.items()}
     streams = {kind: word_problems(seed) if kind == "gsm8k" else gym_items(kind, seed) for kind in weights}
     rng = random_generator("mixture", seed)
-    while (found := next(streams[rng.choices(list(weights), list(weights.values()))[0]], None)) is not None:
-        yield found
-
-# %% ../nbs/07c_solvers.ipynb #e24a93d0
-def ask(request: DataRequest, count: int) -> tuple[list[Item], pl.DataFrame]:  # questions, and columns as in EXCLUDED
-    "So many questions, and those met on the way that cannot be used."
-    countdown = request.recipe.queries == "countdown"
-    stream = gym_items("countdown", request.seed) if countdown else math_stream(request.seed, request.knobs.types)
-    items, unusable = [], []
-    while len(items) < count and (found := next(stream, None)) is not None:
-        (items if isinstance(found, Item) else unusable).append(found)
-    return items, pl.DataFrame(unusable, schema=EXCLUDED)
+    while (item := next(streams[rng.choices(list(weights), list(weights.values()))[0]], None)) is not None:
+        yield item
 
 # %% ../nbs/07c_solvers.ipynb #9453d523
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges*", "special_tokens*", "config.json")
 
 def counting_tokenizer(profile: Profile,
-                       folder: Path,  # where a file that comes in pieces is put together, for a moment
-                       ) -> PreTrainedTokenizerBase:
+                       folder: Path,  # where a file that comes in pieces is put together for a moment
+                       ) -> PreTrainedTokenizerBase:  # raises RequestError if no base of the profile is real
     "The tokenizer that a profile's data sets count with."
     real = sorted((base for base in profile.bases if base.repo), key=lambda base: base.kind != "pip")
     if not real:
@@ -291,8 +254,20 @@ SOLVERS = {"Math-CoT": THINKERS[0], "Math-CoT-1of8": THINKERS[0], "Math-NoCoT": 
 def order_of(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> DataRequest:
     "What a data set's name means at this profile."
     recipe, knobs = parse(name)
-    return DataRequest(recipe.model_copy(update={"solver": SOLVERS[name.split(",")[0]]}), knobs, seed, profile, tokenizer)
+    recipe = recipe.model_copy(update={"solver": SOLVERS[name.split(",")[0]]})
+    return DataRequest(recipe, knobs, seed, profile, tokenizer)
 
+# %% ../nbs/07c_solvers.ipynb #e24a93d0
+def ask(request: DataRequest, count: int) -> tuple[list[Item], pl.DataFrame]:  # questions, and columns as in EXCLUDED
+    "So many questions, and those met on the way that cannot be used."
+    countdown = request.recipe.queries == "countdown"
+    stream = gym_items("countdown", request.seed) if countdown else math_stream(request.seed, request.knobs.types)
+    items, unusable = [], []
+    while len(items) < count and (item := next(stream, None)) is not None:
+        (items if isinstance(item, Item) else unusable).append(item)
+    return items, pl.DataFrame(unusable, schema=EXCLUDED)
+
+# %% ../nbs/07c_solvers.ipynb #0a3cc728
 def not_given_back(request: DataRequest, chosen: pl.DataFrame) -> pl.DataFrame:  # columns as in EXCLUDED
     "The rows that the tokenizer changes."
     texts = [prompt + response for prompt, response in chosen.select("prompt", "response").iter_rows()]
@@ -311,21 +286,23 @@ def sourced(request: DataRequest, chosen: pl.DataFrame, items: list[Item]) -> pl
 
 # %% ../nbs/07c_solvers.ipynb #453d3e1b
 def plain(request: DataRequest) -> list[DataRequest]:
-    "The orders that decide which questions are used: the teachers of the paper, without knobs."
+    "The requests that decide which questions are used: the teachers of the paper, without knobs."
     queries, knobs = request.recipe.queries, Knobs(types=request.knobs.types)
     return [request._replace(recipe=Recipe(queries=queries, solver=teacher), knobs=knobs)
             for teacher in (THINKERS if queries == "math" else (SEARCHER,))]
 
+# %% ../nbs/07c_solvers.ipynb #bae51cd1
 def make(request: DataRequest) -> MadeData:
-    "Ask, verify, choose, list who is left out."
+    "Ask, verify, choose, list what is left out."
     items, unusable = ask(request, int(full_size(request.profile) * SPARE) + 8)
-    unused = pl.concat([unsolved(each, pool(each, items)) for each in plain(request)])
+    unused = pl.concat([unsolved(order, pool(order, items)) for order in plain(request)])
     solved = pool(request, items)
     chosen = select(request, usable := without(unused, solved))
     lost = pl.concat([too_long(request, chosen), not_given_back(request, chosen)])
     kept = enough(request, without(lost, chosen), len(items))
     some = sorted(random_generator("part", request.seed).sample(range(len(kept)), len(kept) // request.recipe.part))
-    return MadeData(sourced(request, kept[some], items), solved, pl.concat([unusable, unused, unsolved(request, usable), lost]))
+    excluded = pl.concat([unusable, unused, unsolved(request, usable), lost])
+    return MadeData(sourced(request, kept[some], items), solved, excluded)
 
 # %% ../nbs/07c_solvers.ipynb #29b1d48e
 def build(name: str,         # a data set as the profile's runs name it

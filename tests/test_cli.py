@@ -418,10 +418,8 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
 
 def test_a_hub_that_cannot_be_reached_is_one_line_and_leaves_no_base(published: Repository) -> None:
     said = json.loads(refused(published, "job", "fetch/Qwen3-1.7B", "--profile", "paper"))
-    assert (
-        said["code"] == 2
-        and "not in the hub's cache, and the hub cannot be reached. Where it can: .venv/bin/hf download" in said["line"]
-    )
+    assert said["code"] == 2 and ("not in the hub's cache, and the hub cannot be reached. Download it where there is a "
+                                  "network: .venv/bin/hf download") in said["line"]
     assert not (published.store / "paper/bases/qwen3-1.7b").exists()
 
 

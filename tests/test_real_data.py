@@ -30,7 +30,7 @@ from sftrepro.solvers import SHORT, THINKERS, backwards, by_parts, is_right, mak
 from sftrepro.word_problems import (
     GSM8K,
     GYM,
-    Step,
+    Calculation,
     exact,
     gsm8k,
     gym,
@@ -134,10 +134,8 @@ def test_a_solution_without_slips_has_the_words_and_numbers_of_the_human_one() -
 
 def test_lines_without_notes_stay_with_the_step_that_they_lead_to() -> None:
     steps = steps_of("Ann has a cat.\nIt eats 2*3=<<2*3=6>>6 fish, then 6+1=<<6+1=7>>7 more.\nThat is all.")
-    assert steps == (
-        Step("Ann has a cat. It eats 2*3=", "2*3", ""),
-        Step("fish, then 6+1=", "6+1", " more. That is all."),
-    )
+    assert steps == (Calculation("Ann has a cat. It eats 2*3=", "2*3", ""),
+                     Calculation("fish, then 6+1=", "6+1", " more. That is all."))
 
 
 @pytest.mark.parametrize("solution", ["<<2*3=7>>7", "<<2*3=6>>60", "2 <<x*3=6>>6", "<<1/0=0>>0"])
