@@ -19,8 +19,8 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 SCOPES = (*FUNCTIONS, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 def bound_names(node: ast.AST,  # a function, a comprehension, or any statement
-          ) -> set[str]:  # names that it binds, those of scopes within it left out
-    "The names that a piece of code gives a value to."
+                ) -> set[str]:  # without the names that nested scopes bind
+    "The names to which a piece of code gives a value."
     names = set()
     for child in ast.iter_child_nodes(node):
         match child:
@@ -35,7 +35,7 @@ def bound_names(node: ast.AST,  # a function, a comprehension, or any statement
 
 # %% ../nbs/16_codegraph.ipynb #265b0292
 def dotted(node: ast.AST) -> str | None:  # `store.verify` for an attribute of a name; None for anything else
-    "A name with its attributes."
+    "A name with its attributes, as the code writes it."
     match node:
         case ast.Name(id=name):
             return name
@@ -44,16 +44,16 @@ def dotted(node: ast.AST) -> str | None:  # `store.verify` for an attribute of a
 
 # %% ../nbs/16_codegraph.ipynb #d424fcba
 def free_names(node: ast.AST,
-          local: frozenset[str] = frozenset(),  # names bound around it
-          ) -> Iterator[str]:                   # dotted names, such as `boxed` or `store.verify`
-    "The names from outside that a piece of code reads."
+               local: frozenset[str] = frozenset(),  # names that the enclosing scopes bind
+               ) -> Iterator[str]:                   # dotted names, such as `boxed` or `store.verify`
+    "The names that a piece of code reads and does not bind."
     if isinstance(getattr(node, "ctx", None), ast.Load) and (name := dotted(node)):
         if name.split(".")[0] not in local:
             yield name
         return
     scope = isinstance(node, SCOPES) and not isinstance(node, ast.ClassDef)
     inside = local | bound_names(node) if scope else local
-    outside = (ast.arguments,) if isinstance(node, FUNCTIONS) else ()  # defaults and annotations
+    outside = (ast.arguments,) if isinstance(node, FUNCTIONS) else ()  # defaults, annotations
     for child in ast.iter_child_nodes(node):
         yield from free_names(child, local if isinstance(child, outside) else inside)
 
@@ -62,12 +62,14 @@ def without_docstrings(node: ast.AST) -> ast.AST:
     "The same code without its documentation."
     for part in ast.walk(node):
         body = getattr(part, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             part.body = body[1:]
     return node
 
+# %% ../nbs/16_codegraph.ipynb #dcfa8396
 def code_digest(nodes: list[ast.AST]) -> str:
-    "Twelve digits that change when the code does, and not when a comment does."
+    "Twelve hexadecimal digits that change when the code does, and not when a comment or docstring does."
     text = "".join(ast.dump(without_docstrings(node)) for node in nodes)
     return sha256(text.encode()).hexdigest()[:12]
 
@@ -75,13 +77,13 @@ def code_digest(nodes: list[ast.AST]) -> str:
 class Definition(NamedTuple):
     "A top-level name of the library, `module.name`."
     digest: str
-    reads: frozenset[str]       # definitions that its code reads, directly
-    attributes: frozenset[str]  # every `.attribute` in its code, to find the settings it uses
+    reads: frozenset[str]       # definitions that its code reads directly
+    attributes: frozenset[str]  # every `.attribute` in its code, to find the settings that it uses
 
 class Module(NamedTuple):
     "A parsed module."
-    definitions: dict[str, list[ast.AST]]  # the statements that make up a name
-    imports: dict[str, str]                # name here -> `module` or `module.name` of the library
+    definitions: dict[str, list[ast.AST]]  # the statements that define a name; "" has those that define none
+    imports: dict[str, str]                # name in this module -> `module` or `module.name` of the library
 
 # %% ../nbs/16_codegraph.ipynb #8b4f895d
 def assigned_names(node: ast.AST) -> set[str]:
@@ -92,7 +94,7 @@ def assigned_names(node: ast.AST) -> set[str]:
 
 # %% ../nbs/16_codegraph.ipynb #dab94e0b
 def import_targets(node: ast.AST) -> dict[str, str]:
-    "What an import takes from the library, by its name here."
+    "What one import statement takes from the library, by the name that it gets here."
     match node:
         case ast.ImportFrom(module="sftrepro", names=names) | ast.ImportFrom(module=None, level=1, names=names):
             return {alias.asname or alias.name: alias.name for alias in names}
@@ -102,12 +104,12 @@ def import_targets(node: ast.AST) -> dict[str, str]:
     return {}
 
 def imports_of(tree: ast.Module) -> dict[str, str]:
-    "What some code takes from the library, wherever it does so."
+    "What some code imports from the library, at the top level or inside functions."
     return {name: target for node in ast.walk(tree) for name, target in import_targets(node).items()}
 
 # %% ../nbs/16_codegraph.ipynb #9f1154c6
 def parse_module(tree: ast.Module) -> Module:
-    "The definitions of a module and what it imports from the library."
+    "The definitions of a module, and what it imports from the library."
     module = Module({}, imports_of(tree))
     for node in tree.body:
         literal = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -118,7 +120,7 @@ def parse_module(tree: ast.Module) -> Module:
 
 # %% ../nbs/16_codegraph.ipynb #68185172
 def resolve(name: str, module: str, modules: dict[str, Module]) -> Iterator[str]:
-    "The definitions that a name read in a module stands for; none if it is not the library's."
+    "The definitions that a name means in a module; none if it is not the library's."
     head, *rest = name.split(".")
     if head in modules[module].definitions:
         yield f"{module}.{head}"
@@ -128,22 +130,22 @@ def resolve(name: str, module: str, modules: dict[str, Module]) -> Iterator[str]
         if owner in modules and member:
             yield from resolve(member, owner, modules)
         elif owner in modules:
-            yield from (f"{owner}.{each}" for each in modules[owner].definitions)
+            yield from (f"{owner}.{member}" for member in modules[owner].definitions)
 
 # %% ../nbs/16_codegraph.ipynb #c8170003
 def define(module: str, name: str, modules: dict[str, Module]) -> Definition:
-    "One node of the graph."
+    "The node of the graph for one name of a module."
     nodes = modules[module].definitions[name]
     if (module, name) == ("profiles", "Profile"):
         nodes = [part for node in nodes for part in node.body if isinstance(part, ast.FunctionDef)]
-    found = {target for node in nodes for each in free_names(node) for target in resolve(each, module, modules)}
-    found |= {f"{module}."} if "" in modules[module].definitions else set()
+    reads = {target for node in nodes for free in free_names(node) for target in resolve(free, module, modules)}
+    reads |= {f"{module}."} if "" in modules[module].definitions else set()
     attributes = {part.attr for node in nodes for part in ast.walk(node) if isinstance(part, ast.Attribute)}
-    return Definition(code_digest(nodes), frozenset(found - {f"{module}.{name}"}), frozenset(attributes))
+    return Definition(code_digest(nodes), frozenset(reads - {f"{module}.{name}"}), frozenset(attributes))
 
 # %% ../nbs/16_codegraph.ipynb #068a6100
 class Modules(dict[str, Module]):
-    "Modules by name, each parsed when it is first asked for."
+    "The modules of a folder by name, each parsed when it is first looked up."
 
     def __init__(self, folder: Path):
         self.paths = {path.stem: path for path in folder.glob("*.py") if path.stem != "_modidx"}
@@ -157,7 +159,7 @@ class Modules(dict[str, Module]):
 
 # %% ../nbs/16_codegraph.ipynb #0709126d
 class Library(dict[str, Definition]):
-    "Definitions by `module.name`, each worked out when it is first asked for: a job knows a few of a thousand."
+    "Definitions by `module.name`, each worked out when it is first looked up."
 
     def __init__(self, modules: dict[str, Module]):
         self.modules = modules
@@ -170,17 +172,18 @@ class Library(dict[str, Definition]):
         self[name] = define(*name.split(".", 1), self.modules)
         return self[name]
 
+# %% ../nbs/16_codegraph.ipynb #08f205fc
 def library(folder: Path = ROOT / "sftrepro") -> Library:
-    "The definitions of the library."
+    "The definitions of a library: by default, ours."
     return Library(Modules(folder))
 
 # %% ../nbs/16_codegraph.ipynb #c40090b8
 def closure(roots: set[str], code: Library) -> set[str]:
-    "The roots, what they read, what that reads, and so on."
-    seen, waiting = set(), [root for root in roots if root in code]
+    "The roots, the definitions that they read, the definitions that those read, and so on."
+    reached, waiting = set(), [root for root in roots if root in code]
     while waiting:
         name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
+        if name not in reached:
+            reached.add(name)
             waiting.extend(code[name].reads)
-    return seen
+    return reached

@@ -24,10 +24,10 @@ from .contents import chapter_file, chapter_label, experiments, instrument, read
 from .profiles import ROOT, RequestError
 
 # %% ../nbs/15_site.ipynb #191ccf6c
-DIRECTIVE = re.compile(r"^#\|\s*(.+)\n?", re.MULTILINE)
+DIRECTIVE = re.compile(r"^#\|\s*(.+)\n?", re.MULTILINE)  # `#| export`, `#| hide`
 
 def without_directives(cell: dict) -> dict:
-    "A notebook cell without nbdev's directives; an exported one is tagged as such."
+    "Remove nbdev's directives from a notebook cell; tag an exported cell `exported` and a hidden one `remove-cell`."
     if cell["cell_type"] != "code":
         return cell
     source = "".join(cell["source"])
@@ -38,15 +38,16 @@ def without_directives(cell: dict) -> dict:
 
 # %% ../nbs/15_site.ipynb #6124c7b8
 def only_imports(source: str) -> bool:
-    "Does a cell do nothing but import?"
+    "Whether a cell does nothing but import."
     try:
         body = ast.parse(source).body
-    except SyntaxError:  # a cell with a line for IPython
+    except SyntaxError:  # a cell with an IPython line such as `%timeit`
         return False
     return bool(body) and all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
 
+# %% ../nbs/15_site.ipynb #b13e97d6
 def folded(cell: dict, code_is_shown: bool) -> dict:
-    "The cell, its source behind a click where a reader of the chapter can do without."
+    "The cell, tagged so that its source is behind a click unless it is a parameters cell or its chapter shows code."
     tags = cell["metadata"].get("tags", [])
     if cell["cell_type"] != "code" or {"parameters", "injected-parameters"} & set(tags):
         return cell
@@ -55,26 +56,29 @@ def folded(cell: dict, code_is_shown: bool) -> dict:
     return cell | {"metadata": cell["metadata"] | {"tags": [*tags, "hide-input"]}}
 
 # %% ../nbs/15_site.ipynb #3eb4bec5
-REMOTE = re.compile(r"""(?:\bsrc\s*=\s*["']|\bimport\s*\(?["']|@import\s+["']?|url\(["']?|"script",\s*["'])https?://|cdn\.jsdelivr""")
+REMOTE = re.compile(
+    r"""(?:\bsrc\s*=\s*["']|\bimport\s*\(?["']|@import\s+["']?|url\(["']?|"script",\s*["'])https?://|cdn\.jsdelivr""")
 
 def html_outputs(cell: dict) -> Iterator[str]:
-    "The HTML that a code cell has put out."
+    "The HTML outputs of a code cell."
     for output in cell.get("outputs", []):
         if "text/html" in output.get("data", {}):
             yield "".join(output["data"]["text/html"])
 
+# %% ../nbs/15_site.ipynb #0ff54ca6
 def refuse_remote(cells: list[dict], name: str) -> None:
-    "Refuse a notebook whose output would load something from another host."
+    "Raise RequestError if an output of a notebook would load something from another host."
     for cell in cells:
         if any(REMOTE.search(output) for output in html_outputs(cell)):
             line = "".join(cell["source"]).strip().splitlines()[-1]
-            raise RequestError(f"nbs/{name}.ipynb: the output of {line!r} loads from another host. Show it with plots.show")
+            raise RequestError(f"nbs/{name}.ipynb: the output of {line!r} loads from another host. "
+                               "Show it with plots.show")
 
 # %% ../nbs/15_site.ipynb #b72e6237
 def page(notebook: dict,  # an executed notebook
          stem: str,       # its file name without the suffix
          ) -> dict:       # the notebook that is typeset
-    "What a reader sees of a notebook."
+    "The notebook as its page shows it."
     refuse_remote(notebook["cells"], stem)
     cells = [without_directives(cell) for cell in notebook["cells"]]
     exports = stem in {path.stem for path in instrument().values()}
@@ -89,21 +93,21 @@ BORROWED = re.compile(r"<!-- outputs: nbs/(\w+)\.ipynb (\w+) -->")
 
 def borrowed(text: str,       # a page in Markdown
              executed: Path,  # the folder of executed notebooks
-             ) -> str:
-    "The page with each `<!-- outputs: nbs/NAME.ipynb TAG -->` replaced by what those cells put out."
+             ) -> str:           # raises RequestError if a tag has no HTML output
+    "Replace each `<!-- outputs: nbs/NAME.ipynb TAG -->` in a page by the HTML outputs of the tagged cells."
     def outputs(match: re.Match) -> str:
         stem, tag = match.groups()
         notebook = json.loads((executed / f"{stem}.ipynb").read_text())
         cells = [cell for cell in notebook["cells"] if tag in cell["metadata"].get("tags", [])]
-        found = [output for cell in cells for output in html_outputs(cell)]
-        if not found:
-            raise RequestError(f"nbs/{stem}.ipynb: no cell tagged {tag!r} puts out HTML, which a page of book/ asks for")
-        return "\n\n".join(f"```{{raw}} html\n{output}\n```" for output in found)
+        html = [output for cell in cells for output in html_outputs(cell)]
+        if not html:
+            raise RequestError(f"nbs/{stem}.ipynb: no cell tagged {tag!r} outputs HTML, which a page of book/ includes")
+        return "\n\n".join(f"```{{raw}} html\n{output}\n```" for output in html)
     return BORROWED.sub(outputs, text)
 
 # %% ../nbs/15_site.ipynb #02765827
 def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
-    "How a function is called, or what a class is built from."
+    "The call of a function, or a class with its bases."
     if isinstance(node, ast.ClassDef):
         return f"class {node.name}({', '.join(ast.unparse(base) for base in node.bases)})".replace("()", "")
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
@@ -111,7 +115,7 @@ def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
 
 # %% ../nbs/15_site.ipynb #3b85e648
 def reference(module: Path) -> list[tuple[str, str]]:
-    "The exported functions and classes of a module: signature and first sentence."
+    "The public functions and classes of a module: signature and first line of the docstring."
     nodes = [node for node in ast.parse(module.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     return [(signature(node), (ast.get_docstring(node) or "").split("\n")[0]) for node in nodes if node.name[0] != "_"]
 
@@ -119,7 +123,7 @@ def reference(module: Path) -> list[tuple[str, str]]:
 MENTION = re.compile(r"\b([Cc]hapter) (\d\d[a-z]?)\b")
 
 def linked(sentence: str) -> str:
-    "The sentence with each chapter that it mentions as a link."
+    "Turn each mention of a chapter in a sentence into a link."
     def link(match: re.Match) -> str:
         file = chapter_file(match[2])
         return f"[{match[0]}](../nbs/{file.name})" if file else match[0]
@@ -128,7 +132,8 @@ def linked(sentence: str) -> str:
 # %% ../nbs/15_site.ipynb #3fcac83b
 def api_page() -> str:  # Markdown
     "The API reference: every module, in the order of the book."
-    text = "# API reference\n\nWhat the library offers, module by module. The chapter explains each name and shows it at work.\n"
+    text = ("# API reference\n\nWhat the library offers, module by module. "
+            "The chapter explains each name and shows it at work.\n")
     for name, notebook in instrument().items():
         text += f"\n## sftrepro.{name}\n\n[Chapter {chapter_label(notebook.stem)}](../nbs/{notebook.name})\n\n"
         text += "".join(f"```{{code-block}} python\n:class: signature\n{call}\n```\n\n{linked(sentence)}\n\n"
@@ -142,31 +147,32 @@ def bundle() -> str:
 
 # %% ../nbs/15_site.ipynb #bee8f19d
 def short_title(notebook: dict) -> str:
-    "A chapter's name in the side bar."
+    "A chapter's title in the side bar: its heading up to the colon."
     return "".join(notebook["cells"][0]["source"]).splitlines()[0].removeprefix("# ").split(":")[0]
 
 def with_titles(toc: dict, titles: dict[str, str]) -> dict:
-    "The table of contents with these titles, by page."
+    "Add titles, given by page, to a table of contents."
     def chapter(file: str) -> dict:
         return {"file": file} | ({"title": titles[file]} if file in titles else {})
-    parts = [part | {"chapters": [chapter(entry["file"]) for entry in part["chapters"]]} for part in toc.get("parts", [])]
+    parts = [part | {"chapters": [chapter(entry["file"]) for entry in part["chapters"]]}
+             for part in toc.get("parts", [])]
     return toc | ({"parts": parts} if parts else {})
 
 # %% ../nbs/15_site.ipynb #fff952c1
 def pages(executed: Path, toc: dict) -> dict[str, dict]:  # by entry of the table of contents
-    "The notebooks of a table of contents as they are typeset."
-    made = {}
+    "The notebooks of a table of contents as their pages show them; RequestError for one that has not been executed."
+    notebooks = {}
     for entry in (entry for entry in toc_files(toc) if entry.startswith("nbs/")):
         file = executed / f"{Path(entry).name}.ipynb"
         if not file.exists():
             raise RequestError(f"{entry}.ipynb is in _toc.yml and has not been executed. Execute it: make book")
-        made[entry] = page(json.loads(file.read_text()), file.stem)
-    return made
+        notebooks[entry] = page(json.loads(file.read_text()), file.stem)
+    return notebooks
 
 # %% ../nbs/15_site.ipynb #f16ca15c
 def assemble(executed: Path,  # the folder of executed notebooks
              toc: dict,
-             source: Path,    # a new folder
+             source: Path,    # an empty folder, filled here
              ) -> None:
     "Put everything that Jupyter Book reads into one folder."
     notebooks = pages(executed, toc)
@@ -182,26 +188,27 @@ def assemble(executed: Path,  # the folder of executed notebooks
 
 # %% ../nbs/15_site.ipynb #254ad02e
 def typeset(source: Path,
-            log: Path,
+            log: Path,     # gets the whole report
             strict: bool,  # warnings are errors
-            ) -> Path:     # the folder of pages
+            ) -> Path:     # the folder of pages; raises RuntimeError with the first complaint
     "Run Jupyter Book on an assembled folder."
-    words = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--path-output", str(source),
-             "--config", str(source / "book/_config.yml"), "--toc", str(source / "_toc.yml"),
-             *(["-W", "--keep-going"] if strict else [])]
-    done = subprocess.run(words, capture_output=True, text=True)
-    report = re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--path-output", str(source),
+               "--config", str(source / "book/_config.yml"), "--toc", str(source / "_toc.yml"),
+               *(["-W", "--keep-going"] if strict else [])]
+    completed = subprocess.run(command, capture_output=True, text=True)
+    report = re.sub(r"\x1b\[[\d;]*m", "", completed.stdout + completed.stderr)
     log.write_text(report)
-    if done.returncode:
+    if completed.returncode:
         complaints = [line for line in report.splitlines() if re.search(r"\b(WARNING|ERROR|Error)\b", line)]
-        raise RuntimeError(f"Jupyter Book: {complaints[0][:300] if complaints else 'failed'} (log: {log})".replace(f"{source}/", ""))
+        first = complaints[0][:300] if complaints else "failed"
+        raise RuntimeError(f"Jupyter Book: {first} (log: {log})".replace(f"{source}/", ""))
     return source / "_build/html"
 
 # %% ../nbs/15_site.ipynb #700e53ae
 MATHEMATICS = "tex-svg.js"  # also named in book/_config.yml
 
 def add_scripts(site: Path) -> None:
-    "Put the scripts for charts and formulas into a site, and take out what nobody reads."
+    "Add the scripts for charts and formulas to a site; delete its source maps."
     mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax" / MATHEMATICS
     (site / "_static/mathjax").mkdir()
     shutil.copy(mathjax, site / "_static/mathjax")
@@ -211,7 +218,7 @@ def add_scripts(site: Path) -> None:
 
 # %% ../nbs/15_site.ipynb #dfdcd0d8
 def replace_folder(new: Path, old: Path) -> None:
-    "Put a complete folder where another one stands."
+    "Put a complete folder in the place of an old one, if there is one."
     retired = old.with_name(f"{old.name}.retired")
     shutil.rmtree(retired, ignore_errors=True)
     if old.exists():
@@ -221,7 +228,7 @@ def replace_folder(new: Path, old: Path) -> None:
 
 # %% ../nbs/15_site.ipynb #78500a47
 def build_site(executed: Path, toc: dict, out: Path, strict: bool = True) -> None:
-    "Render the pages of a table of contents into a folder."
+    "Render the pages of a table of contents into a folder, replacing what it held when all is done."
     source = out.with_name(f"{out.name}.source")
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
@@ -233,8 +240,8 @@ def build_site(executed: Path, toc: dict, out: Path, strict: bool = True) -> Non
 
 # %% ../nbs/15_site.ipynb #04b90325
 def render_site(executed: Path,  # the folder of executed notebooks, `<stem>.ipynb`
-           out: Path,       # the folder of pages; the last good one stays if this fails
-           ) -> Path:       # the page to open
+                out: Path,       # the folder of pages; the last good one stays if this fails
+                ) -> Path:       # the page to open
     "Render the book; RequestError if a chapter's prose states a verdict itself (chapter 13)."
     check_prose(experiments())
     build_site(executed, read_toc(), out)
@@ -243,7 +250,7 @@ def render_site(executed: Path,  # the folder of executed notebooks, `<stem>.ipy
 def render_chapter(notebook: Path,  # one executed notebook
                    out: Path,
                    ) -> Path:       # the page to open
-    "Render one chapter by itself, with the book's look; its links to other chapters lead nowhere."
+    "Render one chapter by itself in the style of the book; its links to other chapters are broken."
     build_site(notebook.parent, {"format": "jb-book", "root": f"nbs/{notebook.stem}"}, out, strict=False)
     return out / "nbs" / f"{notebook.stem}.html"
 
@@ -255,7 +262,7 @@ def check_prose(notebooks: Sequence[Path]) -> None:
     for path in notebooks:
         cells = json.loads(path.read_text())["cells"]
         for number, cell in enumerate(cells, 1):
-            said = SPOKEN.search("".join(cell["source"])) if cell["cell_type"] == "markdown" else None
-            if said:
-                raise RequestError(f"{path.name} cell {number} states a verdict ({said[0]!r}). "
+            verdict = SPOKEN.search("".join(cell["source"])) if cell["cell_type"] == "markdown" else None
+            if verdict:
+                raise RequestError(f"{path.name} cell {number} states a verdict ({verdict[0]!r}). "
                                    "Let the ledger say it: claims.judge(...) in a code cell")
