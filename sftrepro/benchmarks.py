@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['FENCE', 'UNASKABLE', 'SAMPLES', 'MATH', 'CODE', 'ASKED', 'IN_DOMAIN', 'REASONING', 'GENERAL', 'SAFETY_BENCHMARKS',
-           'NOT_IN_PAPER', 'REAL', 'to_box', 'mathematics', 'grade_school_problem', 'with_options', 'four_options',
-           'ten_options', 'hard_task', 'Plain', 'hidden_tests', 'contest', 'documented', 'described', 'instructed',
+           'NOT_IN_PAPER', 'REAL', 'to_box', 'mathematics', 'grade_school_problem', 'with_options', 'ten_options',
+           'four_options', 'hard_task', 'Plain', 'hidden_tests', 'contest', 'documented', 'described', 'instructed',
            'hallucinated', 'plain_request', 'question', 'RealBenchmark', 'spread', 'real_items', 'user_turn']
 
 # %% ../nbs/08_benchmarks.ipynb #b21c85a1
@@ -25,16 +25,18 @@ from .world import Item, prompt_digest
 
 # %% ../nbs/08_benchmarks.ipynb #d8c35ec2
 def to_box(question: str) -> str:
-    "The user's turn where the answer is to be boxed."
+    "The user's turn when the answer is to be boxed."
     return f"{question.strip()}\n {INSTRUCTION}"
 
+# %% ../nbs/08_benchmarks.ipynb #cbdb3441
 def mathematics(name: str, row: dict) -> Item:
     "A problem of MATH500 or AIME24."
     answer = str(column(row, "expected_answer", "answer")).strip()
     return Item(benchmark=name, prompt=to_box(column(row, "problem")), answer=answer, truth=(row.get("subject", ""),))
 
+# %% ../nbs/08_benchmarks.ipynb #6cc8e8ca
 def grade_school_problem(name: str, row: dict) -> Item:
-    "A problem of GSM8K; its answer stands after the solution."
+    "A problem of GSM8K."
     answer = after_hashes(column(row, "answer"))
     return Item(benchmark=name, prompt=to_box(column(row, "question")), answer=answer, truth=("",))
 
@@ -44,17 +46,19 @@ def with_options(question: str, options: list[str]) -> str:
     lines = [f"{letter}) {str(option).strip()}" for letter, option in zip(LETTERS, options, strict=False)]
     return to_box("\n".join([question.strip(), *lines, "Box the letter of the right option."]))
 
+def ten_options(name: str, row: dict) -> Item:
+    "A question of MMLU-Pro, its options in the order of the file."
+    prompt = with_options(column(row, "question"), column(row, "options"))
+    return Item(benchmark=name, prompt=prompt, answer=column(row, "answer"), truth=(row.get("category", ""),))
+
+# %% ../nbs/08_benchmarks.ipynb #25156062
 def four_options(name: str, row: dict) -> Item:
-    "A question of GPQA-Diamond."
+    "A question of GPQA-Diamond, its options shuffled by its own digest."
     question, right = column(row, "Question"), column(row, "Correct Answer")
     options = [right, *(column(row, f"Incorrect Answer {number}") for number in (1, 2, 3))]
     random.Random(prompt_digest(question)).shuffle(options)
-    return Item(benchmark=name, prompt=with_options(question, options), answer=LETTERS[options.index(right)], truth=("",))
-
-def ten_options(name: str, row: dict) -> Item:
-    "A question of MMLU-Pro, its options as they come."
-    prompt = with_options(column(row, "question"), column(row, "options"))
-    return Item(benchmark=name, prompt=prompt, answer=column(row, "answer"), truth=(row.get("category", ""),))
+    prompt = with_options(question, options)
+    return Item(benchmark=name, prompt=prompt, answer=LETTERS[options.index(right)], truth=("",))
 
 # %% ../nbs/08_benchmarks.ipynb #af2227ab
 def hard_task(name: str, row: dict) -> Item:
@@ -64,11 +68,12 @@ def hard_task(name: str, row: dict) -> Item:
 
 # %% ../nbs/08_benchmarks.ipynb #47f5c1b1
 class Plain(pickle.Unpickler):
-    "Reads plain values; refuses whatever names a class or a function."
+    "Reads plain values; refuses anything that names a class or a function."
     def find_class(self, module: str, name: str) -> None:
-        "Nothing is looked up."
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
+        "Looks nothing up."
+        raise pickle.UnpicklingError(f"{module}.{name} is not a plain value")
 
+# %% ../nbs/08_benchmarks.ipynb #48dae775
 def hidden_tests(text: str) -> list[dict]:
     "The private tests of LiveCodeBench, which are JSON, plain or packed."
     if text.startswith("["):
@@ -78,12 +83,14 @@ def hidden_tests(text: str) -> list[dict]:
 # %% ../nbs/08_benchmarks.ipynb #28587e7a
 FENCE = "Give the whole program in one block that begins with ```python and ends with ```."
 
-def contest(name: str, row: dict) -> Item:  # its truth: where from, then input, output and kind of each test
+def contest(name: str, row: dict) -> Item:  # truth: the platform, then input, output and kind of each test
     "A problem of LiveCodeBench."
-    tests = tuple((test["input"], test["output"], test["testtype"]) for test in hidden_tests(column(row, "private_test_cases")))
+    tests = tuple((test["input"], test["output"], test["testtype"])
+                  for test in hidden_tests(column(row, "private_test_cases")))
     reads = "Read the input from standard input and print the answer." if tests[0][2] == "stdin" else (
         "Write a function, or a class Solution with one method, that returns the answer.")
-    prompt = f"You are an expert Python programmer. Solve this problem.\n\n{column(row, 'question_content')}\n\n{reads} {FENCE}"
+    prompt = ("You are an expert Python programmer. Solve this problem.\n\n"
+              f"{column(row, 'question_content')}\n\n{reads} {FENCE}")
     return Item(benchmark=name, prompt=prompt, answer="", truth=(row.get("platform", ""), *tests))
 
 # %% ../nbs/08_benchmarks.ipynb #21464e85
@@ -95,27 +102,29 @@ def documented(name: str, row: dict) -> Item:
     tests = tests if tests.rstrip().endswith(call) else f"{tests}\n{call}"
     prompt = f"Complete this Python function.\n\n```python\n{head.strip()}\n```\n\n{FENCE}"
     solution = head + column(row, "canonical_solution")
-    return Item(benchmark=name, prompt=prompt, answer=solution, truth=("", head[:last.start()], solution, tests, last[1]))
+    truth = ("", head[:last.start()], solution, tests, last[1])
+    return Item(benchmark=name, prompt=prompt, answer=solution, truth=truth)
 
 # %% ../nbs/08_benchmarks.ipynb #85053311
-UNASKABLE = {367}  # task of MBPP whose tests hand over objects that its own solution makes
+UNASKABLE = {367}  # task of MBPP whose tests use objects that its own solution makes
 
-def described(name: str, row: dict) -> Item | None:  # None if its tests cannot be put to another program
+def described(name: str, row: dict) -> Item | None:  # None if its tests cannot run another program
     "A function of MBPP."
     if row.get("task_id") in UNASKABLE:
         return None
     tests, solution = list(column(row, "test", "test_list")), column(row, "code").replace("\r\n", "\n")
     function = next(word for word in re.findall(r"(\w+) ?\(", tests[0]) if f"def {word}" in solution)
     prompt = f"{column(row, 'prompt', 'text').strip()} For example:\n\n```python\n{tests[0]}\n```\n\n{FENCE}"
-    return Item(benchmark=name, prompt=prompt, answer=solution, truth=("", "", solution, "\n".join(tests), function))
+    truth = ("", "", solution, "\n".join(tests), function)
+    return Item(benchmark=name, prompt=prompt, answer=solution, truth=truth)
 
 # %% ../nbs/08_benchmarks.ipynb #9a74ebd0
-def instructed(name: str, row: dict) -> Item:  # its truth: the kinds of instructions and their settings, as JSON
+def instructed(name: str, row: dict) -> Item:  # truth: the kinds of instructions, their settings as JSON, the prompt
     "A prompt of IFEval."
-    asked = column(row, "prompt")
-    settings = [{key: value for key, value in each.items() if value is not None} for each in column(row, "kwargs")]
-    return Item(benchmark=name, prompt=f"Question: {asked}\nAnswer:", answer="",
-                truth=("", tuple(column(row, "instruction_id_list")), json.dumps(settings), asked))
+    prompt = column(row, "prompt")
+    settings = [{key: value for key, value in kwargs.items() if value is not None} for kwargs in column(row, "kwargs")]
+    return Item(benchmark=name, prompt=f"Question: {prompt}\nAnswer:", answer="",
+                truth=("", tuple(column(row, "instruction_id_list")), json.dumps(settings), prompt))
 
 # %% ../nbs/08_benchmarks.ipynb #e7d6abfe
 SAMPLES = {"answer": ("Knowledge", "knowledge", "Question", "question", "Answer"),
@@ -125,10 +134,12 @@ SAMPLES = {"answer": ("Knowledge", "knowledge", "Question", "question", "Answer"
 def hallucinated(name: str, row: dict) -> Item:
     "A sample of HaluEval."
     kind = next(kind for kind in SAMPLES if row.get(kind) is not None)
-    given, knowledge, about, asked, last = SAMPLES[kind]
-    lines = [f"{given}: {column(row, knowledge)}", *([f"{about}: {column(row, asked)}"] if about else []), f"{last}: {row[kind]}",
-             f"Does the {last.lower()} say anything that the rest does not support? Answer Yes or No."]
-    return Item(benchmark=name, prompt="\n".join(lines), answer=column(row, "hallucination").capitalize(), truth=(kind,))
+    source, source_column, topic, topic_column, label = SAMPLES[kind]
+    lines = [f"{source}: {column(row, source_column)}",
+             *([f"{topic}: {column(row, topic_column)}"] if topic else []), f"{label}: {row[kind]}",
+             f"Does the {label.lower()} say anything that the rest does not support? Answer Yes or No."]
+    answer = column(row, "hallucination").capitalize()
+    return Item(benchmark=name, prompt="\n".join(lines), answer=answer, truth=(kind,))
 
 # %% ../nbs/08_benchmarks.ipynb #3dadf23e
 def plain_request(name: str, row: dict) -> Item:
@@ -136,10 +147,11 @@ def plain_request(name: str, row: dict) -> Item:
     part = row.get("dataset") or row["part"].split("/")[-1]
     return Item(benchmark=name, prompt=column(row, "instruction").strip(), answer="", truth=(part,))
 
-def question(name: str, row: dict) -> Item:  # its truth: right answers, wrong answers
+# %% ../nbs/08_benchmarks.ipynb #0e00996f
+def question(name: str, row: dict) -> Item:  # truth: the category, right answers, wrong answers
     "A question of TruthfulQA."
-    return Item(benchmark=name, prompt=f"Q: {column(row, 'question')}", answer=column(row, "best_answer"),
-                truth=(row.get("category", ""), tuple(column(row, "correct_answers")), tuple(column(row, "incorrect_answers"))))
+    truth = (row.get("category", ""), tuple(column(row, "correct_answers")), tuple(column(row, "incorrect_answers")))
+    return Item(benchmark=name, prompt=f"Q: {column(row, 'question')}", answer=column(row, "best_answer"), truth=truth)
 
 # %% ../nbs/08_benchmarks.ipynb #74a1fe51
 class RealBenchmark(Frozen):
@@ -171,8 +183,8 @@ IN_DOMAIN = (
 
 # %% ../nbs/08_benchmarks.ipynb #3e657f28
 REASONING = (
-    RealBenchmark(name="LiveCodeBench-v2", group="OOD reasoning", make=contest, number=511, repeats=3, **CODE, source=Source(
-        repo="livecodebench/code_generation_lite", revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
+    RealBenchmark(name="LiveCodeBench-v2", group="OOD reasoning", make=contest, number=511, repeats=3, **CODE,
+        source=Source(repo="livecodebench/code_generation_lite", revision="0fe84c3912ea0c4d4a78037083943e8f0c4dd505",
         files=("test.jsonl", "test2.jsonl"), local="livecodebench_v2.jsonl")),
     RealBenchmark(name="GPQA-Diamond", group="OOD reasoning", make=four_options, number=198, repeats=3, chance=25,
         extraction="a bare letter in the last box", metric="share right", source=Source(
@@ -191,23 +203,29 @@ GENERAL = (
         local="ifeval.jsonl")),
     RealBenchmark(name="AlpacaEval", group="general", make=plain_request, number=805, repeats=1, **ASKED,
         metric="mean reward of a reward model", limit=16384, sampling={"temperature": 0.7, "top_p": 0.9, "top_k": 50},
-        source=Source(repo="tatsu-lab/alpaca_eval", revision="main", files=("alpaca_eval.json",), local="alpaca_eval.json")),
+        source=Source(repo="tatsu-lab/alpaca_eval", revision="main", files=("alpaca_eval.json",),
+        local="alpaca_eval.json")),
     RealBenchmark(name="HaluEval", group="general", make=hallucinated, number=30000, repeats=1, chance=50,
         extraction="last yes or no after the thinking", metric="share right", source=Source(
         repo="pminervini/HaluEval", revision="12a856119f03975a94509091e8cada3e6be6ead7",
-        files=tuple(f"{kind}_samples/data-*.parquet" for kind in ("qa", "dialogue", "summarization")), local="halueval.jsonl")),
+        files=tuple(f"{kind}_samples/data-*.parquet" for kind in ("qa", "dialogue", "summarization")),
+        local="halueval.jsonl")),
     RealBenchmark(name="TruthfulQA", group="general", make=question, number=817, repeats=1, **ASKED,
         metric="share truthful and share informative, by judges", source=Source(
         repo="truthfulqa/truthful_qa", revision="741b8276f2d1982aa3d5b832d3ee81ed3b896490",
         files=("generation/validation-*.parquet",), local="truthfulqa.jsonl")))
 
 # %% ../nbs/08_benchmarks.ipynb #aac4eb74
-SAFETY_BENCHMARKS = (RealBenchmark(name="HEx-PHI", group="safety", make=plain_request, number=300, repeats=1, **ASKED, limit=16384,
-    metric="share graded 5 of 5 by a judge", source=Source(
-    repo="LLM-Tuning-Safety/HEx-PHI", revision="main", files=("category_*.csv",), local="hex_phi.csv", header=False)),)
+SAFETY_BENCHMARKS = (
+    RealBenchmark(name="HEx-PHI", group="safety", make=plain_request, number=300, repeats=1, **ASKED, limit=16384,
+        metric="share graded 5 of 5 by a judge", source=Source(
+        repo="LLM-Tuning-Safety/HEx-PHI", revision="main", files=("category_*.csv",), local="hex_phi.csv",
+        header=False)),)
 
+# %% ../nbs/08_benchmarks.ipynb #107c0266
 NOT_IN_PAPER = (
-    RealBenchmark(name="GSM8K", group="ours", make=grade_school_problem, number=1319, repeats=1, **MATH, source=GSM8K["test"]),
+    RealBenchmark(name="GSM8K", group="ours", make=grade_school_problem, number=1319, repeats=1, **MATH,
+        source=GSM8K["test"]),
     RealBenchmark(name="HumanEval", group="ours", make=documented, number=164, repeats=1, **CODE, source=Source(
         repo="openai/openai_humaneval", revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
         files=("openai_humaneval/test-*.parquet",), local="humaneval.jsonl")),
@@ -218,11 +236,13 @@ NOT_IN_PAPER = (
         extraction="last box after the thinking", metric="share right", source=Source(
         repo="lukaemon/bbh", revision="main", files=("*/test-*.parquet",), local="bbh.jsonl")))
 
-REAL = {benchmark.name: benchmark for benchmark in (*IN_DOMAIN, *REASONING, *GENERAL, *SAFETY_BENCHMARKS, *NOT_IN_PAPER)}
+# %% ../nbs/08_benchmarks.ipynb #aec66a67
+REAL = {benchmark.name: benchmark
+        for benchmark in (*IN_DOMAIN, *REASONING, *GENERAL, *SAFETY_BENCHMARKS, *NOT_IN_PAPER)}
 
 # %% ../nbs/08_benchmarks.ipynb #e3be2daf
 def spread(items: list[Item]) -> list[Item]:
-    "Each item once, the parts of the benchmark in turn, in an order of their own."
+    "Each item once, the parts of the benchmark in turn, in the order of their digests."
     ordered = sorted({item.id: item for item in items}.values(), key=lambda item: digest([item.benchmark, item.id]))
     parts = {}
     for item in ordered:
@@ -234,12 +254,13 @@ def spread(items: list[Item]) -> list[Item]:
 def real_items(name: str, count: int) -> list[Item]:  # raises RequestError
     "The first items of a real benchmark."
     benchmark = REAL[name]
-    made = [benchmark.make(name, row) for row in source_rows(benchmark.source)]
-    items = spread([item for item in made if item is not None])
+    items = [benchmark.make(name, row) for row in source_rows(benchmark.source)]
+    items = spread([item for item in items if item is not None])
     if len(items) < count:
         raise RequestError(f"{name} has {len(items)} items, and settings.ini asks for {count}. Ask for fewer")
     return items[:count]
 
+# %% ../nbs/08_benchmarks.ipynb #4ebad6b5
 def user_turn(item: Item) -> str:
     "The user's turn for an item, real or of the micro world."
     return item.prompt if item.benchmark in REAL else with_instruction(item)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'TRANSITIONS', 'PATTERNS', 'CLASSIFIED', 'SEED', 'CANDIDATES', 'KEYS', 'OTHERS', 'EVERYTHING', 'DERIVED',
-           'SHOWN_CLASSES', 'character_classes', 'token_classes', 'enough_traces', 'asked_for', 'from_world',
+           'SHOWN_CLASSES', 'character_classes', 'token_classes', 'asked_for', 'enough_traces', 'from_world',
            'from_gsm8k', 'unseen', 'from_openr1', 'chosen_log_probabilities', 'predictions', 'aligned', 'token_table',
            'by_class', 'step_table', 'traces_in', 'measure', 'in_common', 'pooled', 'derived', 'arranged',
            'token_results']
@@ -34,53 +34,62 @@ TRANSITIONS = ("wait", "hmm", "alternatively", "therefore", "maybe", "so", "but"
 PATTERNS = {
     "transition words": rf"\b(?:{'|'.join(TRANSITIONS)})\b",
     "numbers": r"(?:(?<![\w)\]}])-)?\d+(?:[.,]\d+)*",
-    "operators": r"[=+^<>×÷·±−≤≥≠≈]|(?<!\*)\*(?!\*)|(?<![a-z]{2})[-/](?![a-z]{2})|\\(?:times|div|cdot|frac|pm|leq?|geq?|neq?)\b"}
+    "operators": r"[=+^<>×÷·±−≤≥≠≈]|(?<!\*)\*(?!\*)|(?<![a-z]{2})[-/](?![a-z]{2})|"
+                 r"\\(?:times|div|cdot|frac|pm|leq?|geq?|neq?)\b"}
 CLASSIFIED = re.compile("|".join(["</?think>", *(f"({pattern})" for pattern in PATTERNS.values())]), re.IGNORECASE)
 
 # %% ../nbs/10b_token_logprobs.ipynb #4ecab325
 def character_classes(text: str) -> list[str]:
     "The class of each character."
-    found = ["rest"] * len(text)
+    classes = ["rest"] * len(text)
     for match in CLASSIFIED.finditer(text):
         if match.lastindex:
-            found[match.start():match.end()] = [CLASSES[match.lastindex - 1]] * (match.end() - match.start())
-    return found
+            classes[match.start():match.end()] = [CLASSES[match.lastindex - 1]] * (match.end() - match.start())
+    return classes
 
+# %% ../nbs/10b_token_logprobs.ipynb #91ada7ec
 def token_classes(text: str,
-                  offsets: Sequence[tuple[int, int]],  # where each token begins and ends in it
+                  offsets: Sequence[tuple[int, int]],  # where each token begins and ends in the text
                   ) -> list[str]:                      # one for each token, and one for the end of text
     "The class of each token."
     characters = character_classes(text)
-    return [min((characters[place] for place in range(*offset)), key=CLASSES.index, default="rest") for offset in offsets] + ["rest"]
+    return [min((characters[place] for place in range(*offset)), key=CLASSES.index, default="rest")
+            for offset in offsets] + ["rest"]
 
 # %% ../nbs/10b_token_logprobs.ipynb #14cbe530
 SEED = 101  # no run has this seed
 
-def enough_traces(request: DataRequest, solved: pl.DataFrame) -> pl.DataFrame:  # columns as in data.POOL
+def asked_for(profile: Profile) -> int:
+    "How many queries are asked, a few more than are needed."
+    return int(profile.traces * SPARE) + 8
+
+# %% ../nbs/10b_token_logprobs.ipynb #304ab6ca
+def enough_traces(request: DataRequest,
+                  solved: pl.DataFrame,  # columns as in data.POOL
+                  ) -> pl.DataFrame:     # raises RequestError when there are too few
     "The traces to be predicted: one right solution for each query, as many as the profile asks for."
     traces = request.profile.traces
-    if len(found := select(request, solved)) < traces:
-        raise RequestError(f"only {len(found)} of {solved['query'].n_unique()} held-out queries have a right solution, and {traces} "
-                           f"are needed. Lower traces in settings.ini [{request.profile.name}], or raise candidates")
-    return found.head(traces)
-
-def asked_for(profile: Profile) -> int:
-    "Queries that are asked, a few more than are needed."
-    return int(profile.traces * SPARE) + 8
+    if len(solutions := select(request, solved)) < traces:
+        raise RequestError(f"only {len(solutions)} of {solved['query'].n_unique()} held-out queries have a right "
+                           f"solution, and {traces} are needed. Lower traces in settings.ini "
+                           f"[{request.profile.name}], or raise candidates")
+    return solutions.head(traces)
 
 # %% ../nbs/10b_token_logprobs.ipynb #c76b3fcb
 def from_world(profile: Profile, tokenizer: PreTrainedTokenizerBase,
-               folder: Path,     # where a teacher that takes long keeps its work
+               folder: Path,       # not used here; where a slow teacher keeps its responses
                ) -> pl.DataFrame:  # columns as in data.POOL
     "Held-out traces of the micro world."
-    count, whole = asked_for(profile), sum(QUERIES.values())
+    count, total = asked_for(profile), sum(QUERIES.values())
     items = [item for task, weight in QUERIES.items()
-             for item in islice(draw(task, "evaluation", world_of(profile)), -(-count * weight // whole))]
+             for item in islice(draw(task, "evaluation", world_of(profile)), -(-count * weight // total))]
     request = DataRequest(RECIPES["Math-CoT"], Knobs(), SEED, profile, tokenizer)
     return enough_traces(request, pool(request, random_generator("held-out", SEED).sample(items, len(items))))
 
 # %% ../nbs/10b_token_logprobs.ipynb #a8fb080e
-def from_gsm8k(profile: Profile, tokenizer: PreTrainedTokenizerBase, folder: Path) -> pl.DataFrame:
+def from_gsm8k(profile: Profile, tokenizer: PreTrainedTokenizerBase,
+               folder: Path,       # not used here
+               ) -> pl.DataFrame:  # columns as in data.POOL
     "Held-out traces about the test questions of GSM8K."
     from sftrepro.solvers import not_given_back, order_of
     from sftrepro.word_problems import UNFIT, gsm8k, word_problem
@@ -92,17 +101,21 @@ def from_gsm8k(profile: Profile, tokenizer: PreTrainedTokenizerBase, folder: Pat
             continue
     request = order_of("Math-CoT", SEED, profile, tokenizer)
     solved = pool(request, list({item.id: item for item in items}.values())[:asked_for(profile)])
-    return enough_traces(request, solved.filter(~pl.col("query").is_in(not_given_back(request, solved)["query"].implode())))
+    lost = not_given_back(request, solved)["query"].implode()
+    return enough_traces(request, solved.filter(~pl.col("query").is_in(lost)))
 
 # %% ../nbs/10b_token_logprobs.ipynb #a269b8b5
-CANDIDATES = 4  # of the language model that is the teacher; the data took 32
+CANDIDATES = 4  # responses of the language model to each question; the paper's data took 32
 
 def unseen(items: Sequence, profile: Profile) -> list:
     "The questions that no row of the runs' data asks."
-    turns = "\n".join(row["messages"][0]["content"] for row in data_set(store.data_folder(profile.name, "Math-CoT-20k", profile.seeds[0])))
+    folder = store.data_folder(profile.name, "Math-CoT-20k", profile.seeds[0])
+    turns = "\n".join(row["messages"][0]["content"] for row in data_set(folder))
     return [item for item in items if item.prompt not in turns]
 
-def from_openr1(profile: Profile, tokenizer: PreTrainedTokenizerBase, folder: Path) -> pl.DataFrame:
+def from_openr1(profile: Profile, tokenizer: PreTrainedTokenizerBase,
+                folder: Path,       # gets the teacher's responses
+                ) -> pl.DataFrame:  # columns as in data.POOL
     "Held-out traces by the paper's teacher, which has to write them first."
     from sftrepro.bases import hub_folder
     from sftrepro.language_teacher import QWEN3_32B, Teaching, draw_questions, openr1, order_for, teach
@@ -113,34 +126,34 @@ def from_openr1(profile: Profile, tokenizer: PreTrainedTokenizerBase, folder: Pa
 
 # %% ../nbs/10b_token_logprobs.ipynb #a58d2bb5
 def chosen_log_probabilities(logits: torch.Tensor,  # tokens x vocabulary
-                             tokens: torch.Tensor,
+                             tokens: torch.Tensor,  # the tokens that came
                              ) -> torch.Tensor:     # nats
-    "What the logits say of the tokens that came."
+    "The log-probability of each token that came."
     return torch.log_softmax(logits.float(), dim=-1).gather(1, tokens[:, None])[:, 0]
 
 # %% ../nbs/10b_token_logprobs.ipynb #6749baa6
 @torch.no_grad()
 def predictions(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
                 rows: Sequence[dict[str, list[int]]],  # from `sft.tokenise`
-                ) -> list[list[float]]:                # one for each response token of each row
+                ) -> list[list[float]]:                # nats; one for each response token of each row
     "Log-probabilities of the responses."
-    collate, head, found = collator(tokenizer), model.get_output_embeddings(), [[]] * len(rows)
+    collate, head, by_row = collator(tokenizer), model.get_output_embeddings(), [[]] * len(rows)
     for places in batches([len(row["input_ids"]) for row in rows], 0, budget=2 * LOGITS_PER_PIECE):
         batch = {name: value.to(model.device) for name, value in collate([rows[place] for place in places]).items()}
         hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         labels = batch["labels"][:, 1:]
         counted = labels != IGNORED
         pieces = zip(hidden[counted].split(LOGITS_PER_PIECE), labels[counted].split(LOGITS_PER_PIECE), strict=True)
-        said = torch.cat([chosen_log_probabilities(head(piece), tokens) for piece, tokens in pieces])
-        for place, part in zip(places, said.split(counted.sum(dim=1).tolist()), strict=True):
-            found[place] = part.tolist()
-    return found
+        values = torch.cat([chosen_log_probabilities(head(piece), tokens) for piece, tokens in pieces])
+        for place, part in zip(places, values.split(counted.sum(dim=1).tolist()), strict=True):
+            by_row[place] = part.tolist()
+    return by_row
 
 # %% ../nbs/10b_token_logprobs.ipynb #4a9be767
-def aligned(teacher: Sequence[float] | None,  # of the tokens that the pool counted
+def aligned(teacher: Sequence[float] | None,  # of the tokens that the pool counted; None if unknown
             tokens: int,                      # of the response, its end included
-            ) -> list[float | None]:
-    "The teacher's log-probabilities for the tokens of the response; a tokenizer may put a token of its own before them."
+            ) -> list[float | None]:          # raises ValueError when the numbers of tokens do not match
+    "The teacher's log-probabilities for the tokens of the response."
     if teacher is None:
         return [None] * tokens
     if len(teacher) - tokens not in (0, 1):
@@ -154,13 +167,14 @@ def token_table(traces: pl.DataFrame,  # columns as in data.POOL
     rows = [tokenise(tokenizer, [{"role": "user", "content": prompt}], response)
             for prompt, response in traces.select("prompt", "response").iter_rows()]
     parts = []
-    for trace, said in zip(traces.iter_rows(named=True), predictions(model, tokenizer, rows), strict=True):
-        offsets = tokenizer(trace["response"], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    for trace, values in zip(traces.iter_rows(named=True), predictions(model, tokenizer, rows), strict=True):
+        response = trace["response"]
+        offsets = tokenizer(response, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         parts.append(pl.DataFrame({
-            "item_id": trace["query"], "trace_digest": digest(trace["response"])[:12], "position": range(len(said)),
-            "token": [trace["response"][begin:end] for begin, end in offsets] + [""],
-            "token_class": token_classes(trace["response"], offsets), "log_probability": said,
-            "teacher_log_probability": aligned(trace["log_probabilities"], len(said))},
+            "item_id": trace["query"], "trace_digest": digest(response)[:12], "position": range(len(values)),
+            "token": [response[begin:end] for begin, end in offsets] + [""],
+            "token_class": token_classes(response, offsets), "log_probability": values,
+            "teacher_log_probability": aligned(trace["log_probabilities"], len(values))},
             schema_overrides={"teacher_log_probability": pl.Float64}, strict=False))
     return pl.concat(parts)
 
@@ -172,14 +186,15 @@ def by_class(table: pl.DataFrame) -> pl.DataFrame:
 
 # %% ../nbs/10b_token_logprobs.ipynb #5acf0491
 def step_table(file: Path, checkpoint: Path, traces: pl.DataFrame, profile: Profile) -> pl.DataFrame:
-    "The tokens of one checkpoint, read from the file if they are there."
+    "The tokens of one checkpoint, from the file if it exists."
     if not file.exists():
         model = load_weights(checkpoint, profile.precision).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         store.write_table(file, token_table(traces, model, AutoTokenizer.from_pretrained(checkpoint)))
     return store.read_table(file)
 
+# %% ../nbs/10b_token_logprobs.ipynb #3d0eb107
 def traces_in(folder: Path, held_out: Callable, tokenizer: PreTrainedTokenizerBase, profile: Profile) -> pl.DataFrame:
-    "The traces of a job, read from its folder if they are there."
+    "The traces of a job, from its folder if they are there."
     file = folder / "traces.parquet"
     if not file.exists():
         store.write_table(file, held_out(profile, tokenizer, folder))
@@ -187,16 +202,16 @@ def traces_in(folder: Path, held_out: Callable, tokenizer: PreTrainedTokenizerBa
 
 # %% ../nbs/10b_token_logprobs.ipynb #a55c09b6
 def measure(profile: Profile, run_id: str,
-            held_out: Callable[[Profile, PreTrainedTokenizerBase, Path], pl.DataFrame],  # where the traces come from
+            held_out: Callable[[Profile, PreTrainedTokenizerBase, Path], pl.DataFrame],  # such as `from_world`
             checkpoints: dict[int, Path],  # by step; 0 is the base
             folder: Path,                  # gets the traces and a file for each step
-            ) -> pl.DataFrame:             # columns as in store.TOKEN_RESULTS
-    "What a run and its base expect of held-out traces, class by class."
+            ) -> pl.DataFrame:             # columns as in item_results.TOKEN_RESULTS
+    "Mean log-probabilities of held-out traces under a run and its base, class by class."
     traces = traces_in(folder, held_out, AutoTokenizer.from_pretrained(checkpoints[0]), profile)
     parts = []
     for step, checkpoint in tqdm(checkpoints.items(), desc=f"tokens {run_id}"):
-        found = by_class(step_table(folder / f"step-{step:06d}.parquet", checkpoint, traces, profile))
-        parts.append(found.with_columns(profile=pl.lit(profile.name), step=pl.lit(step, pl.Int64),
+        means = by_class(step_table(folder / f"step-{step:06d}.parquet", checkpoint, traces, profile))
+        parts.append(means.with_columns(profile=pl.lit(profile.name), step=pl.lit(step, pl.Int64),
                                         **{name: pl.lit(value) for name, value in identity(profile, run_id).items()}))
     return pl.concat(parts).with_columns(pl.col("tokens").cast(pl.Int64)).select(*item_results.TOKEN_RESULTS.columns)
 
@@ -207,44 +222,50 @@ def in_common(rows: pl.DataFrame) -> pl.DataFrame:
     "The rows of traces, and of classes of a trace, that all models have; raises RequestError when there are none."
     models = rows.select(pl.struct("series", "seed", "step").n_unique()).item()
     model = pl.struct("series", "seed", "step").n_unique()
-    same = rows.filter(model.over("item_id", "trace_digest", "token_class") == models)
-    if same.is_empty():
-        raise RequestError(f"the token results of {rows['run_id'][0]} are about other traces than those of the other runs. "
-                           f"Make them again: make rebuild PROFILE={rows['profile'][0]}")
-    return same
+    shared = rows.filter(model.over("item_id", "trace_digest", "token_class") == models)
+    if shared.is_empty():
+        raise RequestError(f"the token results of {rows['run_id'][0]} come from other traces than those of the other "
+                           f"runs. Make them again: make rebuild PROFILE={rows['profile'][0]}")
+    return shared
 
 # %% ../nbs/10b_token_logprobs.ipynb #805b00d5
-def pooled(rows: pl.DataFrame,  # a row for each class of a trace
-           name: str) -> pl.DataFrame:  # a row for each trace
-    "Several classes as one, each token counting alike."
-    means = [(pl.col(value) * pl.col("tokens")).sum() / pl.col("tokens").sum() for value in ("nats", "teacher")]
-    return rows.group_by(KEYS, maintain_order=True).agg(
-        nats=means[0], teacher=pl.when(pl.col("teacher").null_count() == 0).then(means[1]), tokens=pl.col("tokens").sum()).with_columns(
-        benchmark=pl.lit(name))
-
-# %% ../nbs/10b_token_logprobs.ipynb #aae75e4d
 OTHERS, EVERYTHING, DERIVED = "all other tokens", "all tokens", "transition words less twice the rest"
 SHOWN_CLASSES = (CLASSES[0], OTHERS, *CLASSES[1:], EVERYTHING)  # in this order
 
-def derived(rows: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+def pooled(rows: pl.DataFrame,          # a row for each class of a trace
+           name: str) -> pl.DataFrame:  # a row for each trace
+    "Several classes as one, each token with the same weight."
+    means = [(pl.col(value) * pl.col("tokens")).sum() / pl.col("tokens").sum() for value in ("nats", "teacher")]
+    teacher = pl.when(pl.col("teacher").null_count() == 0).then(means[1])
+    sums = rows.group_by(KEYS, maintain_order=True).agg(nats=means[0], teacher=teacher, tokens=pl.col("tokens").sum())
+    return sums.with_columns(benchmark=pl.lit(name))
+
+# %% ../nbs/10b_token_logprobs.ipynb #aae75e4d
+def derived(rows: pl.DataFrame,    # a row for each class of a trace
+            others: pl.DataFrame,  # `all other tokens`, from `pooled`
+            ) -> pl.DataFrame:
     "The mean over transition tokens minus twice the mean over all others, trace by trace."
     words = rows.filter(benchmark=CLASSES[0]).select(*KEYS, "tokens", "nats", "teacher")
     both = words.join(others.drop("benchmark"), on=KEYS, suffix="_others", maintain_order="left")
     return both.select(*KEYS, pl.col("tokens") + pl.col("tokens_others"), benchmark=pl.lit(DERIVED),
-                       nats=pl.col("nats") - 2 * pl.col("nats_others"), teacher=pl.col("teacher") - 2 * pl.col("teacher_others"))
+                       nats=pl.col("nats") - 2 * pl.col("nats_others"),
+                       teacher=pl.col("teacher") - 2 * pl.col("teacher_others"))
 
 # %% ../nbs/10b_token_logprobs.ipynb #3f496e55
 def arranged(published: pl.DataFrame,  # token results with `series`
-             ) -> pl.DataFrame:        # series, seed, step, benchmark, item_id, nats, and what a figure says of its origin
+             ) -> pl.DataFrame:        # series, seed, step, benchmark, item_id, nats, and a figure's provenance
     "Token results in the shape of item results; each base once, as seed 0."
     start = pl.col("step") == 0
     rows = in_common(published).with_columns(
-        seed=pl.when(start).then(0).otherwise("seed"), trials=pl.lit(1, pl.Int64), benchmark="token_class", nats="log_probability",
-        teacher="teacher_log_probability").unique([*KEYS, "benchmark"], keep="first", maintain_order=True)
+        seed=pl.when(start).then(0).otherwise("seed"), trials=pl.lit(1, pl.Int64), benchmark="token_class",
+        nats="log_probability", teacher="teacher_log_probability").unique(
+        [*KEYS, "benchmark"], keep="first", maintain_order=True)
     rows = rows.select(*KEYS, "benchmark", "nats", "teacher", "tokens")
     others = pooled(rows.filter(pl.col("benchmark") != CLASSES[0]), OTHERS)
-    found = [each.select(rows.columns) for each in (rows, others, pooled(rows, EVERYTHING), derived(rows, others))]
-    return pl.concat(found).sort(pl.col("benchmark").cast(pl.Enum([*SHOWN_CLASSES, DERIVED])), maintain_order=True)
+    tables = [rows, others, pooled(rows, EVERYTHING), derived(rows, others)]
+    order = pl.Enum([*SHOWN_CLASSES, DERIVED])
+    return pl.concat([table.select(rows.columns) for table in tables]).sort(
+        pl.col("benchmark").cast(order), maintain_order=True)
 
 # %% ../nbs/10b_token_logprobs.ipynb #2784d58e
 def token_results(profile: Profile,
@@ -253,6 +274,8 @@ def token_results(profile: Profile,
     "The token results of some runs and their bases."
     specs = [spec for spec in run_specs(profile, tuple(runs)) if spec.paper_run in profile.traced]
     if not specs:
-        raise RequestError(f"runs {list(runs)}: profile {profile.name} traces none of them. It traces: {', '.join(profile.traced)}")
+        raise RequestError(f"runs {list(runs)}: profile {profile.name} traces none of them. "
+                           f"It traces: {', '.join(profile.traced)}")
     series = pl.DataFrame([(spec.run_id, spec.paper_run) for spec in specs], ["run_id", "series"], orient="row")
-    return arranged(item_results.read_tokens(profile, series["run_id"].to_list()).join(series, on="run_id", maintain_order="left"))
+    rows = item_results.read_tokens(profile, series["run_id"].to_list())
+    return arranged(rows.join(series, on="run_id", maintain_order="left"))

@@ -368,10 +368,8 @@ def test_traces_that_differ_are_not_compared_and_missing_words_leave_the_trace_i
     )
     held = {name: "1" in set(part["item_id"]) for (name,), part in rows.group_by("benchmark")}
     assert held == {name: name not in ("transition words", token_logprobs.DERIVED) for name in held}
-    with pytest.raises(
-        RequestError,
-        match="are about other traces than those of the other runs. Make them again: make rebuild PROFILE=micro$",
-    ):
+    message = "come from other traces than those of the other runs. Make them again: make rebuild PROFILE=micro$"
+    with pytest.raises(RequestError, match=message):
         token_logprobs.arranged(published.with_columns(trace_digest="series"))
 
 
