@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['MICRO_VOCABULARY', 'USABLE_MEMORY', 'LONGEST_TRAINING', 'ANSWER_SPREAD', 'SMALL', 'SCORING', 'cost_table', 'Shape',
            'shape_of', 'layer_weights', 'parameters', 'forward_flops', 'Lengths', 'lengths', 'longest', 'Hardware',
-           'hardware', 'usual_hardware', 'training_memory', 'fitting', 'training_gpus', 'Cost', 'training', 'too_large',
-           'concurrent_texts', 'generation_gpus', 'columns', 'generation', 'pretraining', 'fetching', 'tracing',
-           'evaluation_of', 'cost_of', 'duration', 'space', 'cost_words', 'summary', 'timed_trainings', 'timed_answers']
+           'hardware', 'usual_hardware', 'Cost', 'duration', 'space', 'cost_words', 'training_memory', 'fitting',
+           'training_gpus', 'too_large', 'training', 'concurrent_texts', 'generation_gpus', 'columns', 'generation',
+           'pretraining', 'fetching', 'tracing', 'evaluation_of', 'cost_of', 'summary', 'timed_trainings',
+           'timed_answers']
 
 # %% ../nbs/17_costs.ipynb #7b9b196d
 import math
@@ -38,6 +39,7 @@ def cost_table(name: Literal["shapes", "hardware", "lengths", "measured"]) -> tu
     "The lines of one of the tables in `data/costs`."
     return tuple(store.read_table(ROOT / f"data/costs/{name}.csv").to_dicts())
 
+# %% ../nbs/17_costs.ipynb #5c45673e
 class Shape(Frozen):
     "What decides how many weights a model has, and how much work a token is."
     family: Literal["qwen3", "qwen2", "llama", "gemma3_text"]
@@ -69,6 +71,7 @@ def layer_weights(shape: Shape) -> int:
     attention = shape.hidden * shape.head_width * (2 * shape.heads + 2 * shape.kv_heads)
     return attention + 3 * shape.hidden * shape.mlp
 
+# %% ../nbs/17_costs.ipynb #dc4148e7
 def parameters(shape: Shape) -> int:
     "All weights of a model."
     norms = {"qwen3": 2 * shape.hidden + 2 * shape.head_width, "llama": 2 * shape.hidden,
@@ -80,7 +83,7 @@ def parameters(shape: Shape) -> int:
 # %% ../nbs/17_costs.ipynb #9d469579
 def forward_flops(shape: Shape,
                   length: float,        # tokens of a text
-                  before: float = 0,    # tokens that were read earlier and are remembered
+                  before: float = 0,    # tokens read earlier, whose keys and values are cached
                   ) -> float:           # floating-point operations
     "The work of reading a text once."
     weights = shape.layers * layer_weights(shape) + shape.hidden * shape.vocabulary
@@ -96,19 +99,21 @@ class Lengths(Frozen):
     answered: float  # mean over benchmarks and checkpoints
     source: str
 
-def lengths(profile: Profile, data: str) -> Lengths:  # `base` for a model before finetuning
-    "What we know or assume of a data set."
+def lengths(profile: Profile,
+            data: str,     # a data set, or `base` for a model before finetuning
+            ) -> Lengths:  # raises RequestError
+    "The known or assumed lengths of a data set."
     family = re.sub(r"-(20k|2\.5k|1of8)$", "", data)
-    found = [line for line in cost_table("lengths") if (line["queries"], line["data"]) == (profile.queries, family)]
-    if not found:
+    lines = [line for line in cost_table("lengths") if (line["queries"], line["data"]) == (profile.queries, family)]
+    if not lines:
         raise RequestError(f"data/costs/lengths.csv has no line for {family} with queries = {profile.queries}. Add one")
-    return Lengths(**{field: found[0][field] for field in Lengths.model_fields})
+    return Lengths(**{field: lines[0][field] for field in Lengths.model_fields})
 
 # %% ../nbs/17_costs.ipynb #73f650a2
 def longest(mean: float, spread: float,  # of log-normal lengths
             rows: int,                   # drawn together
             limit: float) -> float:
-    "The length to expect of the longest of some rows."
+    "The expected length of the longest of some rows."
     quantile = NormalDist().inv_cdf((rows - 0.375) / (rows + 0.25))
     return min(limit, mean * math.exp(spread * quantile - spread**2 / 2))
 
@@ -123,8 +128,8 @@ class Hardware(Frozen):
     training_utilisation: float    # of the peak, recomputed activations not counted as work
     generation_utilisation: float  # of the peak
     bandwidth_utilisation: float
-    step_seconds: float            # what an optimizer step takes beside its operations
-    column_seconds: float          # what a generated token takes beside, for a whole batch
+    step_seconds: float            # of an optimizer step, beside its operations
+    column_seconds: float          # of a generated token, beside its operations, for a whole batch
     start_seconds: float           # until an engine answers
     source: str
 
@@ -135,13 +140,52 @@ def hardware(name: str) -> Hardware:  # raises RequestError
         raise RequestError(f"hardware {name!r} is not in data/costs/hardware.csv. Known: {', '.join(known)}")
     return Hardware(**known[name])
 
+# %% ../nbs/17_costs.ipynb #00121feb
 def usual_hardware(profile: Profile) -> Hardware:
-    "What a profile is meant for: a CPU core where the bases are made here, the paper's GPU otherwise."
+    "What a profile is meant for: a CPU core if it pretrains its own bases, the paper's GPU otherwise."
     return hardware("H200" if any(base.repo for base in profile.bases) else "CPU core")
+
+# %% ../nbs/17_costs.ipynb #7670cd46
+class Cost(Frozen):
+    "What a job takes."
+    kind: str
+    gpus: int = 0        # 0: it runs on a CPU core
+    flops: float = 0     # floating-point operations
+    seconds: float       # from start to end
+    memory: float = 1e9  # bytes on each GPU, or on the machine where there is none
+    disk: float = 0      # bytes that remain, or the peak while the job runs if that is more
+    note: str = ""
+
+    @property
+    def gpu_hours(self) -> float:
+        "Hours of all GPUs together."
+        return self.gpus * self.seconds / 3600
+
+# %% ../nbs/17_costs.ipynb #80cf1b17
+def duration(seconds: float) -> str:
+    "A time in the unit that suits it."
+    size = next((size for size in (86400 * 2, 3600, 60) if seconds >= 2 * size), 1)
+    unit = {86400 * 2: "days", 3600: "h", 60: "min", 1: "s"}[size]
+    return f"{seconds / min(size, 86400):,.0f} {unit}"
+
+# %% ../nbs/17_costs.ipynb #7a6f118a
+def space(size: float) -> str:
+    "Bytes in the unit that suits them."
+    if size < 1e5:
+        return "hardly any"
+    unit = next((unit for unit in (1e12, 1e9) if size >= unit), 1e6)
+    return f"{size / unit:.{0 if size / unit >= 10 else 1}f} {({1e12: 'TB', 1e9: 'GB', 1e6: 'MB'}[unit])}"
+
+# %% ../nbs/17_costs.ipynb #f505b16f
+def cost_words(cost: Cost) -> str:
+    "A cost in a few words."
+    gpus = f"{cost.gpus} GPU{'s' * (cost.gpus > 1)} x {duration(cost.seconds)}, {space(cost.memory)} each"
+    where = gpus if cost.gpus else f"{duration(cost.seconds)} of a core, {space(cost.memory)}"
+    return f"{where}, {space(cost.disk)} of disk" + (f" ({cost.note})" if cost.note else "")
 
 # %% ../nbs/17_costs.ipynb #3738e8e3
 def training_memory(shape: Shape, spec: RunSpec, micro_batch: int, gpus: int, checkpointing: bool) -> float:
-    "The bytes that a training needs on each processor."
+    "The bytes that a training run needs on each processor."
     width, tokens = {"bfloat16": 2, "float32": 4}[spec.precision], micro_batch * spec.max_length
     states = 4 * width * parameters(shape) / gpus
     gathered = 4 * width * layer_weights(shape) if gpus > 1 else 0
@@ -154,40 +198,34 @@ USABLE_MEMORY = 0.92  # the part of a GPU's memory that can be used
 
 def fitting(shape: Shape, spec: RunSpec, gpus: int, on: Hardware) -> int:  # 0 if not even one row fits
     "The largest micro-batch, up to the one asked for, that a processor holds."
-    wanted = min(spec.micro_batch_size, max(1, spec.batch_size // gpus))
-    fits = [rows for rows in range(1, wanted + 1) if training_memory(shape, spec, rows, gpus, on.gpu) <= USABLE_MEMORY * on.memory]
+    rows_asked = min(spec.micro_batch_size, max(1, spec.batch_size // gpus))
+    usable = USABLE_MEMORY * on.memory
+    fits = [rows for rows in range(1, rows_asked + 1) if training_memory(shape, spec, rows, gpus, on.gpu) <= usable]
     return max(fits, default=0)
 
-LONGEST_TRAINING = 2 * 86400  # seconds; what would take longer is spread over more GPUs
+# %% ../nbs/17_costs.ipynb #67eb912f
+LONGEST_TRAINING = 2 * 86400  # seconds; a longer job is spread over more GPUs
 
 def training_gpus(shape: Shape, spec: RunSpec, on: Hardware) -> int:
-    "How many processors hold a training."
-    full = [gpus for gpus in (1, 8, 16) if fitting(shape, spec, gpus, on) >= min(spec.micro_batch_size, spec.batch_size // gpus)]
+    "How many processors hold a training run."
+    full = [gpus for gpus in (1, 8, 16)
+            if fitting(shape, spec, gpus, on) >= min(spec.micro_batch_size, spec.batch_size // gpus)]
     some = [gpus for gpus in (1, 8, 16) if fitting(shape, spec, gpus, on)]
     return 1 if not on.gpu else (*full, *some, 16)[0]
 
-# %% ../nbs/17_costs.ipynb #7670cd46
-class Cost(Frozen):
-    "What a job takes."
-    kind: str
-    gpus: int = 0        # 0: it runs on a CPU core
-    flops: float = 0     # floating-point operations
-    seconds: float       # from start to end
-    memory: float = 1e9  # bytes on each GPU, or on the machine where there is none
-    disk: float = 0      # bytes that stay, or that stand there for a while if that is more
-    note: str = ""
-
-    @property
-    def gpu_hours(self) -> float:
-        "Hours of all GPUs together."
-        return self.gpus * self.seconds / 3600
+# %% ../nbs/17_costs.ipynb #210d35aa
+def too_large(spec: RunSpec, fits: int, gpus: int, on: Hardware) -> str:
+    "What to do about a micro-batch that does not fit; empty if it does."
+    rows = min(spec.micro_batch_size, max(1, spec.batch_size // gpus))
+    return "" if fits == rows else f"micro_batch_size {rows} does not fit {gpus} x {on.name}, {fits or 'nothing'} does"
 
 # %% ../nbs/17_costs.ipynb #ebd4a780
 def training(spec: RunSpec, profile: Profile, on: Hardware) -> Cost:
     "A finetuning run."
     shape = shape_of(next(base for base in profile.bases if base.name == spec.base))
     holds, texts = training_gpus(shape, spec, on), lengths(profile, spec.data)
-    padded = longest(texts.prompt + texts.response, texts.spread, fitting(shape, spec, holds, on) or 1, spec.max_length)
+    rows = fitting(shape, spec, holds, on) or 1
+    padded = longest(texts.prompt + texts.response, texts.spread, rows, spec.max_length)
     flops = 3 * forward_flops(shape, padded) * spec.steps * spec.batch_size
     alone = flops / (holds * on.peak * on.training_utilisation)
     gpus = max(holds, 8) if on.gpu and alone > LONGEST_TRAINING else holds
@@ -197,13 +235,8 @@ def training(spec: RunSpec, profile: Profile, on: Hardware) -> Cost:
         kind="train", gpus=gpus if on.gpu else 0, flops=flops,
         seconds=flops / (gpus * on.peak * on.training_utilisation) + spec.steps * on.step_seconds,
         memory=training_memory(shape, spec, fits or 1, gpus, on.gpu),
-        disk=parameters(shape) * width * (len(checkpoint_steps(spec)) + 2 * 3),  # of the trainer's states, the last and the next
+        disk=parameters(shape) * width * (len(checkpoint_steps(spec)) + 2 * 3),  # two of the trainer's states at a time
         note=too_large(spec, fits, gpus, on))
-
-def too_large(spec: RunSpec, fits: int, gpus: int, on: Hardware) -> str:
-    "What to do about a micro-batch that does not fit; empty if it does."
-    wanted = min(spec.micro_batch_size, max(1, spec.batch_size // gpus))
-    return "" if fits == wanted else f"micro_batch_size {wanted} does not fit {gpus} x {on.name}, {fits or 'nothing'} does"
 
 # %% ../nbs/17_costs.ipynb #6c474e3a
 def concurrent_texts(shape: Shape, profile: Profile, context: float, on: Hardware, gpus: int) -> float:
@@ -213,17 +246,19 @@ def concurrent_texts(shape: Shape, profile: Profile, context: float, on: Hardwar
     remembered = 2 * shape.layers * shape.kv_heads * shape.head_width * 2 * context
     return max(1.0, min(256.0, (USABLE_MEMORY * on.memory * gpus - 2 * parameters(shape)) / remembered))
 
+# %% ../nbs/17_costs.ipynb #d8a8a857
 def generation_gpus(shape: Shape, profile: Profile, on: Hardware) -> int:
     "The fewest GPUs that hold a model and four of the longest texts."
     longest_text = profile.max_new_tokens * 2 * shape.layers * shape.kv_heads * shape.head_width * 2
-    enough = [gpus for gpus in (1, 2, 4, 8) if 2 * parameters(shape) + 4 * longest_text <= USABLE_MEMORY * on.memory * gpus]
+    enough = [gpus for gpus in (1, 2, 4, 8)
+              if 2 * parameters(shape) + 4 * longest_text <= USABLE_MEMORY * on.memory * gpus]
     return (*enough, 8)[0] if on.gpu else 1
 
 # %% ../nbs/17_costs.ipynb #35fcd912
 ANSWER_SPREAD = 0.5  # standard deviation of the logarithm of an answer's length
 
 def columns(responses: int, answered: float, beside: float, profile: Profile) -> float:
-    "How often a whole batch takes a step, over all batches of a benchmark."
+    "The generation steps of a benchmark: each adds one token to every text of a batch."
     if profile.engine == "vllm":
         return responses * answered / min(beside, responses)
     batch = min(responses, int(beside))
@@ -234,18 +269,21 @@ def generation(base: BaseSpec, data: str, checkpoints: int, profile: Profile, on
     "All answers of a run, or of a base, to all benchmarks."
     shape, texts = shape_of(base), lengths(profile, data)
     gpus, answered = generation_gpus(shape, profile, on), min(texts.answered, profile.max_new_tokens)
-    behind = texts.prompt + answered * math.exp(ANSWER_SPREAD**2) / 2  # tokens before one that is generated, on average
+    behind = texts.prompt + answered * math.exp(ANSWER_SPREAD**2) / 2  # mean number of tokens before a generated one
     context = behind if profile.engine == "vllm" else texts.prompt + profile.max_new_tokens
-    beside, remembered = concurrent_texts(shape, profile, context, on, gpus), 4 * shape.layers * shape.kv_heads * shape.head_width
+    beside = concurrent_texts(shape, profile, context, on, gpus)
+    remembered = 4 * shape.layers * shape.kv_heads * shape.head_width
     sizes = [size.items * size.trials for size in profile.benchmarks.values()]
     steps = sum(columns(size, answered, beside, profile) for size in sizes) * checkpoints
-    flops = sum(sizes) * checkpoints * (forward_flops(shape, texts.prompt) + forward_flops(shape, answered, texts.prompt))
+    reading, writing = forward_flops(shape, texts.prompt), forward_flops(shape, answered, texts.prompt)
+    flops = sum(sizes) * checkpoints * (reading + writing)
     moved = steps * 2 * parameters(shape) + sum(sizes) * checkpoints * answered * remembered * behind
     seconds = (flops / (gpus * on.peak * on.generation_utilisation) + steps * on.column_seconds
                + moved / (gpus * on.bandwidth * on.bandwidth_utilisation) + checkpoints * on.start_seconds)
     copies = min(max(1, 8 // gpus), math.ceil(seconds / LONGEST_TRAINING)) if on.gpu else 1
+    memory = 1e9 + 2 * parameters(shape) + beside * context * remembered
     return Cost(kind="generate", gpus=gpus * copies if on.gpu else 0, flops=flops, seconds=seconds / copies,
-                memory=USABLE_MEMORY * on.memory if profile.engine == "vllm" else 1e9 + 2 * parameters(shape) + beside * context * remembered,
+                memory=USABLE_MEMORY * on.memory if profile.engine == "vllm" else memory,
                 disk=sum(sizes) * checkpoints * (200 + 2 * answered))  # text, compressed
 
 # %% ../nbs/17_costs.ipynb #4847a37c
@@ -253,33 +291,38 @@ def pretraining(base: BaseSpec, profile: Profile, on: Hardware) -> Cost:
     "A micro base, from nothing, 16 blocks to a step."
     shape, blocks = shape_of(base), profile.pretraining_tokens // PRETRAINING_BLOCK
     flops = 3 * forward_flops(shape, PRETRAINING_BLOCK) * blocks
-    return Cost(kind="pretrain", gpus=int(on.gpu), flops=flops, memory=1e9 + 16 * parameters(shape), disk=2 * parameters(shape),
-                seconds=flops / (on.peak * on.training_utilisation) + blocks / 16 * on.step_seconds)
+    seconds = flops / (on.peak * on.training_utilisation) + blocks / 16 * on.step_seconds
+    return Cost(kind="pretrain", gpus=int(on.gpu), flops=flops, memory=1e9 + 16 * parameters(shape),
+                disk=2 * parameters(shape), seconds=seconds)
 
+# %% ../nbs/17_costs.ipynb #d11cfd2f
 def fetching(base: BaseSpec) -> Cost:
     "A real base, from the hub or a package, at 100 MB a second."
     size = 2 * parameters(shape_of(base))
     return Cost(kind="fetch", seconds=10 + size / 1e8, memory=4e9 + size, disk=2 * size)
 
+# %% ../nbs/17_costs.ipynb #d3eb1e08
+def tracing(base: BaseSpec, data: str, profile: Profile, on: Hardware) -> Cost:
+    "Reading the held-out traces with a run's last checkpoint and its base; a teacher that writes them is not counted."
+    shape, texts = shape_of(base), lengths(profile, data)
+    flops = 2 * profile.traces * forward_flops(shape, texts.prompt + texts.response)
+    seconds = flops / (on.peak * on.training_utilisation) + 2 * on.start_seconds
+    return Cost(kind="tokens", gpus=int(on.gpu), flops=flops, memory=4e9 + 4 * parameters(shape),
+                disk=2 * profile.traces * 20_000, seconds=seconds)
+
 # %% ../nbs/17_costs.ipynb #1623d65e
 SMALL = {"data": 60, "chapter": 20, "book": 60}  # seconds
 SCORING = 0.003  # seconds a response
 
-def tracing(base: BaseSpec, data: str, profile: Profile, on: Hardware) -> Cost:
-    "Reading the held-out traces with a run's last checkpoint and with its base; a teacher's writing them is not counted."
-    shape, texts = shape_of(base), lengths(profile, data)
-    flops = 2 * profile.traces * forward_flops(shape, texts.prompt + texts.response)
-    return Cost(kind="tokens", gpus=int(on.gpu), flops=flops, memory=4e9 + 4 * parameters(shape), disk=2 * profile.traces * 20_000,
-                seconds=flops / (on.peak * on.training_utilisation) + 2 * on.start_seconds)
-
 def evaluation_of(key: str, profile: Profile) -> tuple[BaseSpec, str, int]:  # base, data, checkpoints
-    "What the answers of a run, or of a base, come from."
+    "Whose answers a job generates or scores: those of a run, or of a base."
     bases = {base.name: base for base in profile.bases}
     if key in bases:
         return bases[key], "base", 1
     spec = next(spec for spec in run_specs(profile) if spec.run_id == key)
     return bases[spec.base], spec.data, len(checkpoint_steps(spec))
 
+# %% ../nbs/17_costs.ipynb #cae49038
 def cost_of(job: Job, profile: Profile, on: Hardware) -> Cost:
     "What a job takes."
     match job.kind:
@@ -292,67 +335,52 @@ def cost_of(job: Job, profile: Profile, on: Hardware) -> Cost:
         case "generate":
             return generation(*evaluation_of(job.key, profile), profile, on)
         case "score":
-            responses = sum(size.items * size.trials for size in profile.benchmarks.values()) * evaluation_of(job.key, profile)[2]
+            checkpoints = evaluation_of(job.key, profile)[2]
+            responses = sum(size.items * size.trials for size in profile.benchmarks.values()) * checkpoints
             return Cost(kind="score", seconds=SCORING * responses, disk=100 * responses)
         case "tokens":
             return tracing(*evaluation_of(job.key, profile)[:2], profile, on)
     return Cost(kind=job.kind, seconds=SMALL[job.kind])
 
-# %% ../nbs/17_costs.ipynb #80cf1b17
-def duration(seconds: float) -> str:
-    "A time in the unit that suits it."
-    size = next((size for size in (86400 * 2, 3600, 60) if seconds >= 2 * size), 1)
-    unit = {86400 * 2: "days", 3600: "h", 60: "min", 1: "s"}[size]
-    return f"{seconds / min(size, 86400):,.0f} {unit}"
-
-def space(size: float) -> str:
-    "Bytes in the unit that suits them."
-    if size < 1e5:
-        return "hardly any"
-    unit = next((unit for unit in (1e12, 1e9) if size >= unit), 1e6)
-    return f"{size / unit:.{0 if size / unit >= 10 else 1}f} {({1e12: 'TB', 1e9: 'GB', 1e6: 'MB'}[unit])}"
-
-def cost_words(cost: Cost) -> str:
-    "A cost in a few words."
-    where = f"{cost.gpus} GPU{'s' * (cost.gpus > 1)} x {duration(cost.seconds)}, {space(cost.memory)} each" if cost.gpus \
-        else f"{duration(cost.seconds)} of a core, {space(cost.memory)}"
-    return f"{where}, {space(cost.disk)} of disk" + (f" ({cost.note})" if cost.note else "")
-
 # %% ../nbs/17_costs.ipynb #d4b7e118
 def summary(costs: list[Cost]) -> list[str]:
     "A line for each kind of job, and the sum."
-    def line(name: str, some: list[Cost]) -> str:
-        gpu, core = sum(cost.gpu_hours for cost in some), sum(cost.seconds for cost in some if not cost.gpus)
-        parts = [f"{gpu:,.{1 if gpu < 10 else 0}f} GPU-hours" if gpu else "", f"{duration(core)} of a core" if core else "",
-                 f"at most {space(max(cost.memory for cost in some))} on each", f"{space(sum(cost.disk for cost in some))} of disk"]
+    def line(name: str, group: list[Cost]) -> str:
+        gpu = sum(cost.gpu_hours for cost in group)
+        core = sum(cost.seconds for cost in group if not cost.gpus)
+        parts = [f"{gpu:,.{1 if gpu < 10 else 0}f} GPU-hours" if gpu else "",
+                 f"{duration(core)} of a core" if core else "",
+                 f"at most {space(max(cost.memory for cost in group))} on each",
+                 f"{space(sum(cost.disk for cost in group))} of disk"]
         return f"{name}: {', '.join(part for part in parts if part)}"
-    kinds = {cost.kind: [other for other in costs if other.kind == cost.kind] for cost in costs}
-    return [line(f"{len(some)} x {kind}", some) for kind, some in kinds.items()] + [line("together", costs)]
+    kinds = {kind: [cost for cost in costs if cost.kind == kind] for kind in dict.fromkeys(cost.kind for cost in costs)}
+    return [line(f"{len(group)} x {kind}", group) for kind, group in kinds.items()] + [line("together", costs)]
 
 # %% ../nbs/17_costs.ipynb #59f5f9fa
 def timed_trainings(profile: Profile) -> list[dict]:
-    "The trainings in `data/costs/measured.csv` that the profile has: what was predicted and what they took."
-    fields, found = ("base", "data", "batch_size", "epochs"), []
+    "The runs in `data/costs/measured.csv` that the profile has, with predicted and measured seconds."
+    fields, rows = ("base", "data", "batch_size", "epochs"), []
     for line in cost_table("measured"):
-        same = [spec for spec in run_specs(profile) if all(getattr(spec, field) == line[field] for field in fields)]
-        if same:
-            predicted = training(same[0], profile, hardware("CPU core")).seconds
-            found.append({"what": f"train {line['base']} {line['data']} seed {line['seed']}", "predicted": predicted,
-                          "took": line["seconds"]})
-    return found
+        specs = [spec for spec in run_specs(profile) if all(getattr(spec, field) == line[field] for field in fields)]
+        if specs:
+            predicted = training(specs[0], profile, hardware("CPU core")).seconds
+            rows.append({"what": f"train {line['base']} {line['data']} seed {line['seed']}", "predicted": predicted,
+                         "took": line["seconds"]})
+    return rows
 
+# %% ../nbs/17_costs.ipynb #385fb795
 def timed_answers(profile: Profile) -> list[dict]:
-    "The same of the published answers."
-    found = []
+    "The published answers of the profile, with predicted and measured seconds."
+    rows, on = [], hardware("CPU core")
     for file in sorted(store.locate(profile.results_dir).glob("*.parquet")):
         item_results.verified_results(profile, [file.stem])
         table = store.read_table(file)
         base, data, checkpoints = table["base"][0], table["data"][0], table["step"].n_unique()
-        spec = next(each for each in profile.bases if each.name == base)
+        spec = next(spec for spec in profile.bases if spec.name == base)
         sizes = {name: BenchmarkSize(items=part["item_id"].n_unique(), trials=part["trial"].n_unique())
                  for (name,), part in table.group_by("benchmark")}
-        same = profile.model_copy(update={"benchmarks": sizes})
-        predicted = generation(spec, data, checkpoints, same, hardware("CPU core")).seconds
-        found.append({"what": f"answers {base} {data} seed {table['seed'][0]}", "predicted": predicted,
-                      "took": table["seconds"].sum() + checkpoints * hardware("CPU core").start_seconds})
-    return found
+        as_asked = profile.model_copy(update={"benchmarks": sizes})
+        rows.append({"what": f"answers {base} {data} seed {table['seed'][0]}",
+                     "predicted": generation(spec, data, checkpoints, as_asked, on).seconds,
+                     "took": table["seconds"].sum() + checkpoints * on.start_seconds})
+    return rows

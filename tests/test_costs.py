@@ -8,8 +8,8 @@ from hypothesis import strategies as some
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sftrepro import costs
-from sftrepro.profiles import BaseSpec, RequestError, load_profile, run_specs
+from sftrepro import codegraph, costs, sft
+from sftrepro.profiles import LOGITS_PER_PIECE, BaseSpec, RequestError, load_profile, run_specs
 from sftrepro.workflow import jobs
 
 MICRO, PAPER, SMALL = map(load_profile, ("micro", "paper", "small"))
@@ -87,6 +87,32 @@ def test_more_gpus_and_smaller_batches_need_less_memory_of_each() -> None:
     assert needed == sorted(needed, reverse=True)
     assert needed[0] > 8 * costs.parameters(shape)  # weight, gradient and two averages, in bfloat16
     assert costs.training_memory(shape, spec, 2, 8, True) < needed[1]
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+def test_the_plan_counts_as_many_logits_as_training_keeps(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    shape, length, kept = costs.shape_of(MICRO.bases[0]), 1024, []
+    summed_loss = sft.summed_loss
+    monkeypatch.setattr(sft, "summed_loss",
+                        lambda hidden, *rest: kept.append(len(hidden)) or summed_loss(hidden, *rest))
+    model = untrained(shape, "cpu")
+    sft.answer_with_the_loss(model)
+    with torch.no_grad():
+        tokens = torch.randint(0, 100, (rows, length + 1))
+        model(input_ids=tokens, labels=tokens)
+    assert sum(kept) == rows * length and max(kept) == min(rows * length, LOGITS_PER_PIECE)
+    spec = run_specs(MICRO)[0].model_copy(update={"max_length": length, "precision": "float32"})
+    without = shape.model_copy(update={"vocabulary": 0})
+    weights = costs.parameters(shape) - costs.parameters(without)
+    counted = [costs.training_memory(size, spec, rows, 1, False) for size in (shape, without)]
+    logits = counted[0] - counted[1] - 4 * 4 * weights
+    assert logits == 3 * 4 * max(kept) * shape.vocabulary  # three float32 numbers each
+
+
+def test_plan_and_training_read_one_constant() -> None:
+    code = codegraph.library()
+    for name in ("costs.training_memory", "sft.answer_with_the_loss", "token_logprobs.predictions"):
+        assert "profiles.LOGITS_PER_PIECE" in code[name].reads
 
 
 def test_a_batch_that_does_not_fit_is_said_with_one_that_does() -> None:
