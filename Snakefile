@@ -1,4 +1,4 @@
-# The jobs of a plan, on local cores or on a cluster. `sftrepro rebuild` writes the plan (nbs/18_rebuild.ipynb) and calls this;
+# The jobs of a plan, on local cores or on a cluster. `sftrepro rebuild` writes the plan (nbs/18a_rebuild.ipynb) and calls this;
 # what is stale was decided there, so a job runs if and only if the plan lists it. Threads, GPUs, megabytes and minutes are
 # in the plan as well; Slurm and Kubernetes ask their cluster for them:
 #   sftrepro rebuild --profile paper -- --executor slurm --jobs 20

@@ -21,8 +21,9 @@ from .chapters import checked_parameters, execute, find_chapter, read_chapter
 from .contents import chapter_files
 from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardware
 from .export import export_notebooks, unexported
+from .processes import cores, exit_line, run_chapters, run_in_turn, tie_to_parent
 from .profiles import Profile, RequestError, digest, load_profile
-from .rebuild import cores, exit_line, results_name, run_chapters, run_job, tie_to_parent, update
+from .rebuild import results_name, update
 from sftrepro.workflow import (
     PUBLISHED_FILES,
     Job,
@@ -209,7 +210,7 @@ def do_job(names: list[str], profile: ProfileOption = "micro") -> None:
     if names[0].startswith("chapter/"):
         run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
     else:
-        run_job(names[0], flow)
+        run_in_turn(names, flow)
 
 # %% ../nbs/19_cli.ipynb #2e54ec48
 def join_parameters(arguments: list[str]) -> list[str]:

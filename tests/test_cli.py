@@ -15,7 +15,7 @@ from conftest import Repository
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sftrepro import cli, rebuild, store, workflow
+from sftrepro import cli, processes, rebuild, store, workflow
 from sftrepro.profiles import ROOT, load_profile
 
 ONE = ("--profile", "tiny")
@@ -437,13 +437,13 @@ def test_a_disk_error_from_any_library_is_recognised() -> None:
     try:
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     except RuntimeError as error:
-        code, line = rebuild.exit_line(error)
+        code, line = processes.exit_line(error)
     assert code == 1 and "the disk is full" in line
 
 
 def test_jobs_side_by_side_share_the_cores() -> None:
     jobs = [workflow.Job(kind="train", key=str(number), output=ROOT) for number in range(64)]
-    assert rebuild.thread_share(jobs[0], jobs) == 1 and rebuild.thread_share(jobs[0], jobs[:1]) == rebuild.cores()
+    assert rebuild.thread_share(jobs[0], jobs) == 1 and rebuild.thread_share(jobs[0], jobs[:1]) == processes.cores()
 
 
 @given(
@@ -454,7 +454,7 @@ def test_jobs_side_by_side_share_the_cores() -> None:
 def test_what_remains_is_predicted_at_first_and_measured_later(costs: dict[str, float], elapsed: float, data) -> None:
     left = data.draw(some.lists(some.sampled_from(sorted(costs)), unique=True))
     assert rebuild.time_left(costs, [], elapsed) == 0
-    assert rebuild.time_left(costs, list(costs), elapsed) == pytest.approx(sum(costs.values()) / rebuild.cores())
+    assert rebuild.time_left(costs, list(costs), elapsed) == pytest.approx(sum(costs.values()) / processes.cores())
     done = sum(costs.values()) - sum(costs[name] for name in left)
     if done > sum(costs.values()) / 10:
         assert rebuild.time_left(costs, left, elapsed) == pytest.approx(
