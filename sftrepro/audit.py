@@ -15,9 +15,10 @@ from tqdm import tqdm
 from . import item_results, store
 from .chapters import JobFailed
 from .costs import usual_hardware
+from .execution import checkpoints
 from .profiles import Profile, RequestError
 from .rebuild import run_or_describe
-from .workflow import Flow, Job, changes, checkpoints, in_words, reasons, results_reasons
+from .workflow import Flow, Job, changes, in_words, reasons, results_reasons
 
 # %% ../nbs/18b_audit.ipynb #1ec5f750
 def progress(items: list, doing: str) -> tqdm:

@@ -20,6 +20,7 @@ from .audit import check_manifests, check_sample, progress
 from .chapters import checked_parameters, execute, find_chapter, read_chapter
 from .contents import chapter_files
 from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardware
+from .execution import do
 from .export import export_notebooks, unexported
 from .processes import cores, exit_line, run_chapters, run_in_turn, tie_to_parent
 from .profiles import Profile, RequestError, digest, load_profile
@@ -28,7 +29,6 @@ from sftrepro.workflow import (
     PUBLISHED_FILES,
     Job,
     build_root,
-    do,
     executed_file,
     in_words,
     load_flow,

@@ -27,8 +27,9 @@ from . import store
 from .chapters import JobFailed, read_chapter
 from .codegraph import imports_of
 from .contents import chapter_files
+from .execution import do
 from .profiles import Profile, RequestError
-from .workflow import Flow, Job, build_root, do
+from .workflow import Flow, Job, build_root
 
 # %% ../nbs/18_processes.ipynb #c67c383e
 FULL = os.strerror(errno.ENOSPC)  # `No space left on device`

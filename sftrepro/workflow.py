@@ -2,24 +2,21 @@
 
 # %% auto #0
 __all__ = ['ENTRIES', 'BY_QUERIES', 'WHICH', 'PUBLISHED_FILES', 'Goal', 'entry_points', 'Job', 'build_root', 'site_folder',
-           'executed_file', 'evaluation_jobs', 'base_job', 'base_jobs', 'data_job', 'run_jobs', 'tokens_job',
+           'executed_file', 'evaluation_jobs', 'base_job', 'base_jobs', 'data_job', 'tokens_job', 'run_jobs',
            'results_needed', 'tokens_needed', 'chapter_job', 'jobs', 'settings_used', 'job_inputs', 'library_names',
            'chapter_settings', 'chapter_inputs', 'book_inputs', 'Inputs', 'Flow', 'load_flow', 'changes', 'in_words',
            'manifest_reasons', 'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons', 'plan', 'check_bases',
-           'require_results', 'function_of', 'perform', 'checkpoints', 'first_and_last', 'make_job', 'damaged',
-           'run_chapter', 'render_book', 'do']
+           'require_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
 import ast
-import importlib
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from . import item_results, store
-from .chapters import Chapter, execute, read_chapter
+from .chapters import Chapter, read_chapter
 from .codegraph import Library, closure, free_names, imports_of, library
 from .contents import chapter_files
 from sftrepro.profiles import (
@@ -29,7 +26,6 @@ from sftrepro.profiles import (
     Profile,
     RequestError,
     RunSpec,
-    checkpoint_steps,
     digest,
     load_profile,
     paper_runs,
@@ -44,14 +40,16 @@ ENTRIES = {"pretrain": ("bases.pretrain",), "fetch": ("bases.load_base",), "trai
            "score": ("evaluate.score_responses", "judges.judged", "item_results.publish_results"),
            "tokens": ("token_logprobs.measure", "item_results.publish_tokens")}
 BY_QUERIES = {"data": {"world": "data.build", "gsm8k": "solvers.build", "openr1": "authors.build"},
-              "tokens": {"world": "token_logprobs.from_world", "gsm8k": "token_logprobs.from_gsm8k", "openr1": "token_logprobs.from_openr1"}}
+              "tokens": {"world": "token_logprobs.from_world", "gsm8k": "token_logprobs.from_gsm8k",
+                         "openr1": "token_logprobs.from_openr1"}}
 
-def entry_points(kind: str, profile: Profile) -> tuple[str, ...]:
-    "The functions that do a kind of job, the one that is called first; some depend on where the questions come from."
+def entry_points(kind: str, profile: Profile) -> tuple[str, ...]:  # the function that is called first comes first
+    "The functions that do a kind of job, as `module.function`."
     return (*ENTRIES.get(kind, ()), *([BY_QUERIES[kind][profile.queries]] if kind in BY_QUERIES else []))
 
+# %% ../nbs/16b_workflow.ipynb #1afc7642
 class Job(Frozen):
-    "One node of the graph of work."
+    "One node of the graph of jobs."
     kind: Literal["pretrain", "fetch", "data", "train", "generate", "score", "tokens", "chapter", "book"]
     key: str                     # a base, a data set and its seed, a run id, or a chapter
     needs: tuple[str, ...] = ()  # names of jobs
@@ -65,7 +63,7 @@ class Job(Frozen):
 
 # %% ../nbs/16b_workflow.ipynb #060677cb
 def build_root() -> Path:
-    "The folder of all that can be made again: executed chapters, the site, logs."
+    "The folder of executed chapters, sites, plans and logs, all of which can be made again."
     return Path(os.environ.get("SFTREPRO_BUILD") or ROOT / "_build").resolve()
 
 def site_folder(profile: Profile) -> Path:
@@ -89,7 +87,7 @@ def base_job(profile: Profile, base: BaseSpec) -> Job:
                output=store.base_folder(profile, base.name))
 
 def base_jobs(profile: Profile) -> list[Job]:
-    "Making each base, and evaluating it before any finetuning."
+    "Making each base and evaluating it before any finetuning."
     return [job for base in profile.bases for job in (
         base_job(profile, base), *evaluation_jobs(profile, base.name, base_job(profile, base).name))]
 
@@ -99,8 +97,13 @@ def data_job(profile: Profile, spec: RunSpec) -> Job:
     return Job(kind="data", key=f"{spec.data}-seed{spec.seed}", spec={"data": spec.data, "seed": spec.seed},
                output=store.data_folder(profile.name, spec.data, spec.seed))
 
-def run_jobs(profile: Profile) -> list[Job]:
-    "Data, training and evaluation of each run; runs may share a data set."
+def tokens_job(profile: Profile, spec: RunSpec, needs: tuple[str, str]) -> Job:  # needs: the run's training, its base
+    "Predicting held-out traces with a finished run and with its base."
+    folder = store.run_folder(profile.name, spec.run_id)
+    return Job(kind="tokens", key=spec.run_id, needs=needs, output=folder / "tokens")
+
+def run_jobs(profile: Profile) -> list[Job]:  # a data set that runs share comes once for each of them
+    "Data, training and evaluation of each run, and the tokens of those that the profile traces."
     jobs, bases = [], {base.name: base_job(profile, base).name for base in profile.bases}
     for spec in run_specs(profile):
         train = Job(kind="train", key=spec.run_id, spec=spec.model_dump(mode="json"),
@@ -109,10 +112,6 @@ def run_jobs(profile: Profile) -> list[Job]:
         jobs += [data_job(profile, spec), train, *evaluation_jobs(profile, spec.run_id, train.name)]
         jobs += [tokens_job(profile, spec, (train.name, bases[spec.base]))] if spec.paper_run in profile.traced else []
     return jobs
-
-def tokens_job(profile: Profile, spec: RunSpec, needs: tuple[str, str]) -> Job:
-    "Predicting held-out traces, by a finished run and by its base."
-    return Job(kind="tokens", key=spec.run_id, needs=needs, output=store.run_folder(profile.name, spec.run_id) / "tokens")
 
 # %% ../nbs/16b_workflow.ipynb #b24f0ea6
 def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
@@ -131,6 +130,7 @@ def tokens_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     traced = {spec.run_id for spec in run_specs(profile) if spec.paper_run in profile.traced}
     return tuple(key for key in needed if key in traced) if "token_logprobs" in modules else ()
 
+# %% ../nbs/16b_workflow.ipynb #0fed05df
 def chapter_job(stem: str, path: Path, profile: Profile) -> Job:
     "Executing one chapter."
     chapter = read_chapter(path)
@@ -141,7 +141,7 @@ def chapter_job(stem: str, path: Path, profile: Profile) -> Job:
 
 # %% ../nbs/16b_workflow.ipynb #2746f1c4
 def jobs(profile: Profile) -> dict[str, Job]:
-    "Every job of a profile by its name, each after those it needs."
+    "Every job of a profile by its name, each after those that it needs."
     made = [*base_jobs(profile), *run_jobs(profile), *(chapter_job(*item, profile) for item in chapter_files().items())]
     book = Job(kind="book", key=profile.name, output=site_folder(profile),
                needs=tuple(job.name for job in made if job.kind == "chapter"))
@@ -152,7 +152,7 @@ WHICH = {"name", "description", "testable", "bases", "runs", "seeds", "traced", 
 
 def settings_used(attributes: set[str],  # every `.attribute` in some code
                   profile: Profile) -> dict[str, object]:
-    "The values of the settings that the code can touch."
+    "The values of the settings that some code can touch."
     return {field: value for field, value in profile.model_dump(mode="json").items() if field in attributes}
 
 # %% ../nbs/16b_workflow.ipynb #5b614899
@@ -164,20 +164,22 @@ def job_inputs(job: Job, profile: Profile,
     used = settings_used({attribute for name in names for attribute in code[name].attributes}, profile)
     parts = [{"settings": {field: value for field, value in used.items() if field not in WHICH},
               "code": {name: code[name].digest for name in names}}, *upstream.values()]
-    merged = {field: {key: value for part in parts for key, value in part[field].items()} for field in ("settings", "code")}
-    return {"spec": job.spec, "needs": {need: digest(inputs)[:16] for need, inputs in upstream.items()}, **merged}
+    merged = {field: {key: value for part in parts for key, value in part[field].items()}
+              for field in ("settings", "code")}
+    needs = {need: digest(inputs)[:16] for need, inputs in upstream.items()}
+    return {"spec": job.spec, "needs": needs, **merged}
 
 # %% ../nbs/16b_workflow.ipynb #0b915aa3
 def library_names(chapter: Chapter, code: Library) -> set[str]:
-    "What a chapter's code reads from the library, directly."
+    "The definitions of the library that a chapter's code reads directly."
     imports = imports_of(chapter.tree)
     heads = [(name.split(".")[0], name) for name in free_names(chapter.tree)]
     full = [f"{imports[head]}{name.removeprefix(head)}" for head, name in heads if head in imports]
-    return {name for name in (".".join(each.split(".")[:2]) for each in full) if name in code}
+    return {name for name in (".".join(dotted.split(".")[:2]) for dotted in full) if name in code}
 
 # %% ../nbs/16b_workflow.ipynb #f0746b8b
 def chapter_settings(chapter: Chapter, attributes: set[str], profile: Profile) -> dict[str, object]:
-    "The settings that a chapter can touch, of each profile that it names."
+    "The settings that a chapter can touch, for each profile that it names."
     words = {node.value for node in ast.walk(chapter.tree) if isinstance(node, ast.Constant)}
     named = {name for name in settings().sections() if name in words and name != chapter.parameters.get("profile")}
     named |= {profile.name} if "profile" in chapter.parameters else set()
@@ -186,7 +188,7 @@ def chapter_settings(chapter: Chapter, attributes: set[str], profile: Profile) -
 
 # %% ../nbs/16b_workflow.ipynb #6d7efcd8
 def chapter_inputs(job: Job, profile: Profile, code: Library) -> dict:
-    "What decides what a chapter shows, except the files it reads: those are noted as it runs."
+    "What decides the page of a chapter, except the files that it reads: those are noted when it runs."
     chapter = read_chapter(chapter_files()[job.key])
     names = closure(library_names(chapter, code), code)
     attributes = {node.attr for node in ast.walk(chapter.tree) if isinstance(node, ast.Attribute)}
@@ -204,7 +206,7 @@ def book_inputs(job: Job, profile: Profile, code: Library) -> dict:
 
 # %% ../nbs/16b_workflow.ipynb #c301a26c
 class Inputs(dict):
-    "What goes into each job, by the job's name; worked out when first asked for. The book's are known when its chapters have run."
+    "The inputs of each job but the book, by the job's name; computed when first looked up."
 
     def __init__(self, profile: Profile, jobs: dict[str, Job], code: Library):
         self.profile, self.jobs, self.code = profile, jobs, code
@@ -231,20 +233,21 @@ def load_flow(profile: Profile) -> Flow:
     return Flow(profile, named, Inputs(profile, named, code), code)
 
 # %% ../nbs/16b_workflow.ipynb #2a3cb5a9
-def changes(then: dict, now: dict) -> list[str]:
+def changes(then: dict, now: dict) -> list[str]:  # changed names first, then added and removed ones
     "Why a result made from the inputs `then` is not what `now` would give."
-    words = {"code": "function {} changed", "settings": "setting {} changed from {} to {}",
-             "spec": "{} changed from {} to {}", "files": "file {} changed", "chapter": "the notebook's cells changed"}
-    found = []
-    for part, sentence in words.items():
+    sentences = {"code": "function {} changed", "settings": "setting {} changed from {} to {}",
+                 "spec": "{} changed from {} to {}", "files": "file {} changed",
+                 "chapter": "the notebook's cells changed"}
+    reasons = []
+    for part, sentence in sentences.items():
         old, new = then.get(part), now.get(part)
         if isinstance(old, dict) and isinstance(new, dict):
             changed = sorted((name for name in old.keys() | new.keys() if old.get(name) != new.get(name)),
                              key=lambda name: name not in old or name not in new)
-            found += [sentence.format(name.rstrip("."), old.get(name), new.get(name)) for name in changed]
+            reasons += [sentence.format(name.rstrip("."), old.get(name), new.get(name)) for name in changed]
         elif old != new:
-            found.append(sentence)
-    return found or (["what it needs changed"] if then.get("needs") != now.get("needs") else [])
+            reasons.append(sentence)
+    return reasons or (["what it needs changed"] if then.get("needs") != now.get("needs") else [])
 
 # %% ../nbs/16b_workflow.ipynb #721b8404
 def in_words(reasons: list[str], most: int = 3) -> str:
@@ -254,7 +257,7 @@ def in_words(reasons: list[str], most: int = 3) -> str:
 
 # %% ../nbs/16b_workflow.ipynb #f86e79f2
 def manifest_reasons(path: Path, inputs: dict) -> list[str]:
-    "Why a sealed folder or file cannot stand for the result of some inputs; empty if it can."
+    "Why a sealed folder or file is not the result of some inputs; empty if it is."
     if not path.exists():
         return ["it has not been made here"]
     try:
@@ -263,7 +266,7 @@ def manifest_reasons(path: Path, inputs: dict) -> list[str]:
         return [str(error).split(". ")[0]]
 
 # %% ../nbs/16b_workflow.ipynb #91179bb2
-PUBLISHED_FILES = {"score": store.results_file, "tokens": item_results.tokens_file}  # kinds of job that publish, and where to
+PUBLISHED_FILES = {"score": store.results_file, "tokens": item_results.tokens_file}  # kind of job -> its published file
 
 def results_reasons(job: Job, flow: Flow) -> list[str]:
     "Why the published results of a job are stale; empty if they are fresh."
@@ -271,7 +274,7 @@ def results_reasons(job: Job, flow: Flow) -> list[str]:
 
 # %% ../nbs/16b_workflow.ipynb #0efd38b5
 def chapter_reasons(job: Job, flow: Flow) -> list[str]:
-    "Why a chapter is stale: its inputs, or the files that it read when it ran."
+    "Why a chapter is stale: its inputs changed, or the files that it read when it ran."
     note = store.manifest_path(job.output)
     read = store.read_manifest(job.output).inputs["files"] if note.exists() else {}
     files = {name: file_digest(store.locate(name)) for name in read}
@@ -311,103 +314,15 @@ def plan(flow: Flow, goal: Goal) -> dict[str, list[str]]:
 
 # %% ../nbs/16b_workflow.ipynb #140ec98f
 def check_bases(flow: Flow) -> None:
-    "Refuse damaged base models that git could restore."
+    "Raise RequestError for a damaged base model that git could restore."
     for job in flow.jobs.values():
         if job.kind == "pretrain" and job.output.exists() and not job.output.is_relative_to(store.store_root()):
             store.verify(job.output)
 
 def require_results(flow: Flow, stems: list[str]) -> None:
-    "Refuse chapters whose results are missing or damaged."
+    "Raise RequestError for the first chapter whose results are missing or damaged."
     for stem in stems:
         spec = flow.jobs[f"chapter/{stem}"].spec
         item_results.verified_results(flow.profile, spec["results"], f"chapter {stem}")
         if tokens := spec.get("tokens"):
             item_results.read_tokens(flow.profile, tokens, f"chapter {stem}")
-
-# %% ../nbs/16b_workflow.ipynb #2fa4069e
-def function_of(entry: str) -> Callable:  # `module.function`; imported when it is called for
-    "A function of the library."
-    module, name = entry.split(".")
-    return getattr(importlib.import_module(f"sftrepro.{module}"), name)
-
-def perform(job: Job, flow: Flow, folder: Path) -> None:
-    "Call the library's function for a job below the chapters."
-    function, *others = map(function_of, entry_points(job.kind, flow.profile))
-    profile = flow.profile
-    match job.kind:
-        case "pretrain" | "fetch":
-            function(next(base for base in profile.bases if base.name == job.key), profile, folder)
-        case "data":
-            function(job.spec["data"], job.spec["seed"], profile, folder)
-        case "train":
-            function(RunSpec(**job.spec), folder)
-        case "generate":
-            function(profile, job.key, checkpoints(job, flow), folder)
-        case "score":
-            scored = function(profile, job.key, flow.jobs[job.needs[0]].output, folder)
-            judge, publish = others
-            graded = judge(scored, profile, store.run_folder(profile.name, job.key) / "judges")
-            publish(profile, job.key, graded, flow.inputs[job.name])
-        case "tokens":
-            publish, traces = others
-            publish(profile, job.key, function(profile, job.key, traces, first_and_last(job, flow), folder), flow.inputs[job.name])
-
-# %% ../nbs/16b_workflow.ipynb #9ad208b6
-def checkpoints(job: Job, flow: Flow) -> dict[int, Path]:
-    "The checkpoints of the run or base that a generation job asks, by step."
-    source = flow.jobs[job.needs[0]]
-    if source.kind in ("pretrain", "fetch"):
-        return {0: source.output}
-    return {step: source.output / f"step-{step:06d}" for step in checkpoint_steps(RunSpec(**source.spec))}
-
-def first_and_last(job: Job, flow: Flow) -> dict[int, Path]:
-    "The base of a run and its last checkpoint, by step."
-    found = checkpoints(job, flow)
-    return {0: flow.jobs[job.needs[1]].output, max(found): found[max(found)]}
-
-# %% ../nbs/16b_workflow.ipynb #d9bdecb0
-def make_job(job: Job, flow: Flow) -> None:
-    "Do a job below the chapters, going on where an earlier start was killed."
-    for need in job.needs:
-        store.verify(flow.jobs[need].output)
-    if job.output.exists() and damaged(job.output):
-        store.quarantine(job.output)
-    folder = store.begin(job.output, flow.inputs[job.name])
-    perform(job, flow, folder)
-    store.finish(job.output, flow.inputs[job.name])
-
-def damaged(output: Path) -> bool:
-    "Does a folder differ from its own manifest? What is merely stale does not."
-    try:
-        store.verify(output)
-    except RequestError:
-        return True
-    return False
-
-# %% ../nbs/16b_workflow.ipynb #38a9f7ad
-def run_chapter(job: Job, flow: Flow) -> None:
-    "Execute a chapter with the profile of the flow, as the book shows it."
-    chapter = read_chapter(chapter_files()[job.key])
-    differs = chapter.parameters.get("profile", flow.profile.name) != flow.profile.name
-    failed = build_root() / "failed" / flow.profile.name / f"{job.key}.ipynb"
-    files = execute(chapter.path, job.output, failed, {"profile": flow.profile.name} if differs else {})
-    failed.unlink(missing_ok=True)
-    store.seal(job.output, flow.inputs[job.name] | {"files": {store.shown(path): file_digest(path) for path in files}})
-
-# %% ../nbs/16b_workflow.ipynb #5ee4638e
-def render_book(job: Job, flow: Flow) -> None:
-    "Render the book from its executed chapters."
-    from sftrepro import site
-    site.render_site(executed_file(flow.profile, "any").parent, job.output)
-    note = job.output.with_name(f"{job.output.name}.json")
-    store.write_json(note, book_inputs(job, flow.profile, flow.code))
-
-def do(name: str, flow: Flow) -> None:
-    "Do one job of a profile; two processes never do the same one."
-    profile = flow.profile.name
-    if name not in flow.jobs:
-        raise RequestError(f"job {name!r} is not one of profile {profile}. Jobs: sftrepro plan --profile {profile}")
-    job = flow.jobs[name]
-    action: Callable = {"chapter": run_chapter, "book": render_book}.get(job.kind, make_job)
-    with store.locked(store.store_root() / "locks" / profile / f"{name}.lock", name):
-        action(job, flow)

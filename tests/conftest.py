@@ -187,12 +187,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 
 
 FINISH = """
-from sftrepro import workflow
+from sftrepro import execution, workflow
 from sftrepro.profiles import load_profile
 profile = load_profile("tiny")
 for job in workflow.jobs(profile).values():
     if job.kind not in ("chapter", "book"):
-        workflow.do(job.name, workflow.load_flow(profile))
+        execution.do(job.name, workflow.load_flow(profile))
 """
 
 

@@ -9,7 +9,7 @@ import sys
 import polars as pl
 import pytest
 
-from sftrepro import cli, contents, item_results, store, workflow
+from sftrepro import cli, contents, execution, item_results, store, workflow
 from sftrepro.evaluate import generate_responses, items_of, score_responses
 from sftrepro.generate import vllm_missing
 from sftrepro.profiles import checkpoint_steps, load_profile, run_specs
@@ -71,7 +71,7 @@ def test_the_other_engine_serves_a_finetuned_checkpoint_as_well(tmp_path, monkey
     if reason := vllm_missing():
         (pytest.fail if os.environ.get("SFTREPRO_REQUIRE_VLLM") == "1" else pytest.skip)(reason)
     job = next(job for name, job in THIS.jobs.items() if name.startswith("generate/Nano_Math-CoT"))
-    step, checkpoint = max(workflow.checkpoints(job, THIS).items())
+    step, checkpoint = max(execution.checkpoints(job, THIS).items())
     other = SMOKE.model_copy(update={"engine": "vllm", "benchmarks": {"order": SMOKE.benchmarks["order"]}})
     generate_responses(other, job.key, {step: checkpoint}, tmp_path / "responses")
     results = item_results.checked_results(

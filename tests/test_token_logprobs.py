@@ -478,12 +478,12 @@ def trained(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> R
 
 DO = """
 import sys
-from sftrepro import workflow
+from sftrepro import execution, workflow
 from sftrepro.profiles import load_profile
 profile = load_profile("tiny")
 for name, job in workflow.jobs(profile).items():
     if job.kind in KINDS:
-        workflow.do(name, workflow.load_flow(profile))
+        execution.do(name, workflow.load_flow(profile))
 """
 WHY = """
 import json

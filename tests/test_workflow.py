@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from conftest import NANO, Repository
 
-from sftrepro import chapters, codegraph, data, workflow
+from sftrepro import chapters, codegraph, data, execution, workflow
 from sftrepro.profiles import ROOT, RequestError, load_profile
 
 CODE = codegraph.library()
@@ -264,12 +264,12 @@ def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: objec
 def test_a_damaged_folder_is_put_in_quarantine_and_made_again(own_store: Path) -> None:
     profile = load_profile("smoke")
     job = workflow.load_flow(profile).jobs["data/Math-CoT-seed1"]
-    workflow.do(job.name, workflow.load_flow(profile))
+    execution.do(job.name, workflow.load_flow(profile))
     good = (job.output / "data.parquet").read_bytes()
     (job.output / "data.parquet").write_bytes(good[:-1] + b"x")
     assert workflow.reasons(job, workflow.load_flow(profile)) == [
         "runs/smoke/data/Math-CoT-seed1/data.parquet: sha256 differs from its manifest"]
-    workflow.do(job.name, workflow.load_flow(profile))
+    execution.do(job.name, workflow.load_flow(profile))
     assert workflow.reasons(job, workflow.load_flow(profile)) == []
     assert (job.output / "data.parquet").read_bytes() == good
     assert [path.read_bytes()[-1:] for path in (own_store / "quarantine").rglob("data.parquet")] == [b"x"]
@@ -281,7 +281,7 @@ def test_a_job_does_not_start_from_something_damaged(own_store: Path) -> None:
     with pytest.raises(
         RequestError, match="runs/smoke/bases/nano is missing. Make it again: make rebuild PROFILE=smoke"
     ):
-        workflow.do(job.name, workflow.load_flow(profile))
+        execution.do(job.name, workflow.load_flow(profile))
     assert not (own_store / "smoke").exists()
 
 

@@ -10,7 +10,7 @@ import sys
 
 import polars as pl
 
-from sftrepro import item_results, workflow
+from sftrepro import execution, item_results, workflow
 from sftrepro.profiles import load_profile
 
 PROFILE = load_profile("small")
@@ -23,7 +23,7 @@ def evaluate(base: str) -> None:
     for name in (f"fetch/{base}", f"generate/{base}", f"score/{base}"):
         if why := workflow.reasons(this.jobs[name], this):
             print(f"{name}: {workflow.in_words(why)}", flush=True)
-            workflow.do(name, PROFILE)
+            execution.do(name, PROFILE)
 
 
 if __name__ == "__main__":  # vLLM starts a process of its own
