@@ -50,7 +50,8 @@ def full_disk(error: BaseException) -> str | None:  # the path that could not be
 def exit_line(error: BaseException) -> tuple[int, str]:  # exit code and line
     "What an error means to the user."
     if path := full_disk(error):
-        return 1, f"{path}: the disk is full. What is finished is kept: free some space, then give the same command again"
+        return 1, (f"{path}: the disk is full. What is finished is kept: free some space, then give the same command "
+                   "again")
     match error:
         case KeyboardInterrupt():
             return 1, "interrupted. What is finished is kept: give the same command to go on"

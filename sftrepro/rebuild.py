@@ -247,8 +247,8 @@ def check_gpus(planned: list[Job], profile: Profile, on: Hardware) -> None:  # r
     for job in planned:
         cost = cost_of(job, profile, on)
         if cost.gpus > gpus():
-            raise RequestError(f"{job.name} needs {cost.gpus} x {on.name} ({space(cost.memory)} each) and this machine has "
-                               f"{gpus()} GPUs. On a cluster: sftrepro rebuild --profile {profile.name} -- "
+            raise RequestError(f"{job.name} needs {cost.gpus} x {on.name} ({space(cost.memory)} each) and this machine "
+                               f"has {gpus()} GPUs. On a cluster: sftrepro rebuild --profile {profile.name} -- "
                                '--executor slurm --jobs 20. Without: add --hardware "CPU core"')
 
 # %% ../nbs/18a_rebuild.ipynb #7f04455b
@@ -287,7 +287,8 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -
         if goal == "book":
             require_results(flow, list(chapter_files()))
         planned = plan(flow, goal)
-        print(f"{name}: {len(planned)} of {len(flow.jobs)} jobs to run" if planned else f"{name}: all is fresh", flush=True)
+        count = f"{len(planned)} of {len(flow.jobs)} jobs to run" if planned else "all is fresh"
+        print(f"{name}: {count}", flush=True)
         if planned:
             run_or_describe([flow.jobs[job] for job in planned], profile, on, more)
     if line := stale_results(flow) if goal == "book" else None:
