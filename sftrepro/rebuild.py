@@ -198,10 +198,13 @@ def rebuild_failure(failures: list[dict], profile: Profile) -> Exception:
     return JobFailed(f"{first['job']} failed: {first['line']}. Its log: {log}{more}")
 
 # %% ../nbs/18a_rebuild.ipynb #00a4ecd7
-def silent_end(planned: list[Job], profile: Profile) -> JobFailed:
+def silent_end(planned: list[Job], profile: Profile,
+               since: float,  # when the rebuild began; older logs are those of another
+               ) -> JobFailed:
     "What to say of a rebuild that ended without naming a failure."
     left = [job.name for job in planned if not stamp_file(profile, job.name).exists()]
-    begun = [name for name in left if log_file(profile, name).exists()]
+    logs = {name: log for name in left if (log := log_file(profile, name)).exists()}
+    begun = [name for name, log in logs.items() if log.stat().st_mtime >= since]
     log = log_file(profile, begun[0] if begun else "snakemake")
     if begun:
         return JobFailed(f"{begun[0]} exited without output; the kernel may have killed it for its memory. "
@@ -214,6 +217,7 @@ def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]
     "Run the jobs of a plan; raise the first failure."
     plan_file, log = write_plan(planned, profile, on, on_cluster(more)), log_file(profile, "snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.time()
     process = subprocess.Popen(snakemake_command(plan_file, more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                                bufsize=0, start_new_session=True, preexec_fn=end_with_parent)
     try:
@@ -224,7 +228,7 @@ def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]
     if failures:
         raise rebuild_failure(failures, profile)
     if process.returncode:
-        raise silent_end(planned, profile)
+        raise silent_end(planned, profile, began)
 
 # %% ../nbs/18a_rebuild.ipynb #7c9a6af7
 def stale_results(flow: Flow) -> str | None:

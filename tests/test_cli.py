@@ -242,7 +242,7 @@ print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial
     made = int(line.split()[1])
     assert line == f"{run_id}: {made} responses made again, {made - 1} equal; first difference: {item}: {said}"
     assert errors == (f"1 responses differ from what is published (first: {run_id} {item}: {said}). "
-                      "Is the code another one? sftrepro status --profile tiny\n")
+                      "Has the code changed? sftrepro status --profile tiny\n")
 
 
 @pytest.mark.release

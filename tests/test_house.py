@@ -12,7 +12,7 @@ from sftrepro.contents import chapter_file, chapter_files, chapter_label, experi
 from sftrepro.profiles import ROOT
 
 ROOMS = instrument()
-MENTION = re.compile(r"\b[Cc]hapters? (\d\d[a-z]?)\b")
+MENTION = re.compile(r"\b[Cc]hapters? (\d{1,2}[a-z]?)\b")
 LINKED = re.compile(r"\[[^\]\n]*?\b(\d\d[a-z]?)\]\((?:\.\./nbs/)?(\w+)\.ipynb\)")
 
 
@@ -138,3 +138,17 @@ def test_no_more_than_four_exported_cells_stand_without_a_word_or_an_example(nam
         streak = streak + 1 if kind == "exported" else streak if kind == "import" else 0
         longest = max(longest, streak)
     assert longest <= 4
+
+
+# Nothing is left behind
+
+LEAVES = re.compile(r"^(?:os\.environ\[|del os\.environ|os\.environ "
+                    r"\|=|os\.environ\.(?:update|pop)|os\.chdir|\w+constants\.\w+ = )",
+                    re.MULTILINE)
+
+
+@pytest.mark.parametrize("stem", chapter_files())
+def test_an_example_leaves_the_environment_as_it_was(stem: str) -> None:
+    changes = [source for source in cells(chapter_files()[stem], "code")
+               if not source.startswith("#| export") and LEAVES.search(source)]
+    assert changes == [], "change it in a block: with patch.dict(os.environ, ...)"

@@ -16,7 +16,7 @@ import polars as pl
 import torch
 from transformers import AutoTokenizer
 
-from sftrepro import execution, store
+from sftrepro import execution, store, workflow
 from sftrepro.data import build, data_set
 from sftrepro.profiles import ROOT, RunSpec, load_profile, run_specs
 from sftrepro.sft import IGNORED, answer_with_the_loss, collator, finetune, load_weights, tokenise
@@ -77,7 +77,7 @@ def measured(run: str, rate: float, rows: list[dict]) -> pl.DataFrame:
 if __name__ == "__main__":
     wanted = [(run, float(rate)) for run, rate in (word.split("=") for word in sys.argv[1:])]
     for data in {spec.data for spec in RUNS.values()}:
-        execution.do(f"data/{data}-seed1", PROFILE)
+        execution.do(f"data/{data}-seed1", workflow.load_flow(PROFILE))
     rows, tables = held_out(), []
     for run, rate in wanted or [(run, rate) for run in RUNS for rate in RATES]:
         tables.append(measured(run, rate, rows))

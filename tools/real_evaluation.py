@@ -19,11 +19,11 @@ BASES = sys.argv[1:] or [base.name for base in PROFILE.bases if base.kind == "pi
 
 def evaluate(base: str) -> None:
     "Do the jobs of a base that are not fresh."
-    this = workflow.load_flow(PROFILE)
+    flow = workflow.load_flow(PROFILE)
     for name in (f"fetch/{base}", f"generate/{base}", f"score/{base}"):
-        if why := workflow.reasons(this.jobs[name], this):
+        if why := workflow.reasons(flow.jobs[name], flow):
             print(f"{name}: {workflow.in_words(why)}", flush=True)
-            execution.do(name, PROFILE)
+            execution.do(name, flow)
 
 
 if __name__ == "__main__":  # vLLM starts a process of its own
