@@ -55,6 +55,7 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
     "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none
+    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True, required=False),  # as a person reads it
     "grades": pa.Column(GRADES, nullable=True),  # what judges say of the response (chapter 10a)
     "scorer": pa.Column(str),
     "scorer_version": pa.Column(int),
@@ -73,6 +74,7 @@ def checked_results(frame: pl.DataFrame,  # item results
                   ) -> pl.DataFrame:
     "Item results that keep to the schema; RequestError names the first that does not."
     try:
+        frame = frame if "lenient" in frame.columns else frame.with_columns(lenient=pl.lit(None, pl.Float64))
         rows = ITEM_RESULTS.validate(frame).select(name for name in ITEM_RESULTS.columns if name in frame.columns)
     except pa.errors.SchemaError as error:
         raise RequestError(f"{place}: {str(error).splitlines()[0]}") from None
@@ -137,7 +139,7 @@ POINTERS = {name: pl.Categorical(pl.Categories(name, "sftrepro", pl.UInt16)) for
 RESPONSES = POINTERS | {
     "seed": pl.Int16, "step": pl.Int32, "benchmark": pl.String, "item_id": pl.Categorical, "trial": pl.Int16, "tokens": pl.Int32,
     "truncated": pl.Boolean, "looped": pl.Boolean, "reconsiders": pl.Boolean, "weighs": pl.Boolean, "parsed": pl.Boolean,
-    "answer": pl.Categorical, "score": pl.Float64, "grades": GRADES}
+    "answer": pl.Categorical, "score": pl.Float64, "lenient": pl.Float64, "grades": GRADES}
 
 def scan_responses(path: Path,                 # one of `verified_results`
                    benchmarks: Sequence[str],
@@ -145,6 +147,8 @@ def scan_responses(path: Path,                 # one of `verified_results`
     "What statistics need of a published file, not read yet."
     try:
         rows = pl.scan_parquet(io.BytesIO(read_bytes(path))).filter(pl.col("benchmark").is_in(list(benchmarks)))
+        if "lenient" not in rows.collect_schema():  # results from before there were two readings
+            rows = rows.with_columns(lenient=None)
         typed = rows.select(pl.col(name).cast(kind) for name, kind in RESPONSES.items())
         typed.collect_schema()
         return typed

@@ -51,7 +51,8 @@ def simulated_rows(series: str, seed: int, step: int, benchmark: str,
         "series": series, "seed": seed, "step": step, "benchmark": benchmark,
         "item_id": np.char.add("item", np.arange(len(right)).astype(str)), "trials": right.shape[1],
         "score": score, "tokens": tokens.mean(axis=1), "finished": always, "truncated": never, "unparsed": 1 - score,
-        "in_format": score, "right_finished": score, "right_in_format": score, "reconsiders": never, "persuaded": never})
+        "in_format": score, "right_finished": score, "right_in_format": score, "reconsiders": never, "persuaded": never,
+        "lenient": score})
 
 # %% ../nbs/11_stats.ipynb #a51e4f67
 def numbered(names: pl.Series) -> np.ndarray:
