@@ -75,8 +75,8 @@ def closing_group(text: str) -> list[Box]:
 # %% ../nbs/04a_answers.ipynb #f0615bbf
 COMMANDS = ("text|textbf|textit|texttt|textrm|textsf|textnormal|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|emph|"
             "mbox|fbox|operatorname|underline|boxed")
-PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"),
-         ('"', '"'), ("'", "'"), ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"))
+PAIRS = (("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"),
+         (r"\[", r"\]"), ('"', '"'), ("'", "'"), ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"))
 
 def without_layer(text: str) -> str:
     "The text without its outermost dress; the same text if it has none."
@@ -88,7 +88,7 @@ def without_layer(text: str) -> str:
     command = re.match(rf"(?:\\(?:{COMMANDS})\s*)?\{{", text)
     if command and closing_braces(text).get(command.end() - 1) == len(text) - 1:
         return text[command.end():-1]
-    ended = re.search(r"(?:[^.\s][.,;:?]|[A-Za-z]{2}!)$", text) and not text.endswith(r"\right.")
+    ended = re.search(r"(?:[^.\\][.,;:?]|[A-Za-z]{2}!)$", text) and not text.endswith(r"\right.")
     return text[:-1] if ended else text
 
 # %% ../nbs/04a_answers.ipynb #864ff9e3
@@ -294,10 +294,11 @@ def lenient_letter(response: str) -> str | None:
     return next(filter(None, standing), None) or (named_letters(text) or [letter(text)])[-1]
 
 # %% ../nbs/04a_answers.ipynb #c82ef7db
-LOOSE = ((re.compile(r"^(?![ \t>]*(?:[-*+]|\d+[.)])?[ \t]*`)(.*?\S)[ \t]*(`{3,}[ \t]*(?:python|py)\d?[ \t]*)$",
-                     re.M | re.I), r"\1\n\2"),
-         (re.compile(r"^(.*[\w)\]}\"'])(```+)[ \t]*$", re.M), r"\1\n\2"),
-         (re.compile(r"^([ \t]*```+)(?=[.,;:*)!]|[ \t]+(?!i?py)\w+[ .,!])", re.M), r"\1\n"))
+LOOSE = (  # a closing fence and prose, prose and an opening fence, code and a closing fence
+    (re.compile(r"^([ \t]*```+)(?=[.,;:*)!]|[ \t]+(?!i?py)\w+[ .,!])", re.M), r"\1\n"),
+    (re.compile(r"^(?![ \t>]*(?:[-*+]|\d+[.)])?[ \t]*`)(.*?\S)[ \t]*(`{3,}[ \t]*(?:python|py)\d?[ \t]*)$", re.M | re.I),
+     r"\1\n\2"),
+    (re.compile(r"^(.*[\w)\]}\"'])(```+)[ \t]*$", re.M), r"\1\n\2"))
 
 def on_lines(text: str) -> str:
     "The text with fences that share a line with prose or code on lines of their own."
