@@ -123,4 +123,6 @@ def parts(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`,
     shares = {"finished": estimates(results, "finished"), "in format": estimates(among(results, "in_format", "finished")),
               "right": estimates(among(results, "right_in_format", "in_format")),
               "score": estimates(results), "lenient": estimates(results, "lenient")}
+    if len(judgements := results.filter(benchmark="HaluEval")):
+        shares["yes and no"] = estimates(judgements, "both_words")
     return pl.concat([found.with_columns(part=pl.lit(part)) for part, found in shares.items()])

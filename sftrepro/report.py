@@ -177,7 +177,8 @@ def show_parts(results: pl.DataFrame, profile: Profile) -> None:
     text = text.sort(pl.col("series").cast(pl.Enum(text["series"].unique(maintain_order=True))), maintain_order=True)
     show(table(text, titles(profile)), "Each score taken apart (%): responses that finished; of those, in format; of "
          "those, right. Then the score, and what it would be if answers were read as a person reads them (lenient): a "
-         "fall that only the score shows is one of format. 95% intervals, each on its own.", provenance(results), shares, "parts")
+         "fall that only the score shows is one of format. For HaluEval also the answers that hold both words. 95% "
+         "intervals, each on its own.", provenance(results), shares, "parts")
 
 # %% ../nbs/14b_report.ipynb #1a97c9b7
 def show_contrasts(results: pl.DataFrame, profile: Profile,

@@ -314,7 +314,7 @@ def follows(text: str, kind: str, settings: dict, prompt: str) -> bool:
     before, checker = random.getstate(), checkers()[kind](kind)
     random.seed(0)
     checker.build_description(**{name: value for name, value in settings.items() if value})
-    if "letter" in settings:  # lm-eval draws another letter where the one asked for is `#` or `!`
+    if settings.get("letter"):  # lm-eval draws another letter where the one asked for is `#` or `!`
         checker._letter = settings["letter"].lower()
     if "prompt" in (checker.get_instruction_args() or {}):
         checker.build_description(prompt=prompt)

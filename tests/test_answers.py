@@ -27,6 +27,7 @@ from sftrepro.answers import (
     undressed,
     unwrapped,
 )
+from sftrepro.refusals import refusal_in
 from sftrepro.score import future_first, scorer_of
 from sftrepro.world import Item
 
@@ -168,6 +169,16 @@ def test_long_noise_is_read_at_once(text: str) -> None:
     assert len(text) > LONGEST and undressed(text) == text
     for read in (boxes, short_box, letter, amount, fenced, lenient_letter, strict_letter):
         assert not read(text)
+
+
+def limits(name: str) -> list[dict]:
+    text = (Path(__file__).parent / f"pairs/limits/{name}.jsonl").read_text()
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_what_is_called_a_known_limit_is_one() -> None:
+    assert not [pair for pair in limits("value") if same_value(pair["box"], pair["answer"]) == bool(pair["score"])]
+    assert not [pair for pair in limits("refusal") if (refusal_in(pair["response"]) is not None) == pair["refuses"]]
 
 
 # Fences

@@ -411,6 +411,24 @@ def test_a_checker_that_is_given_no_number_draws_the_same_one_each_time() -> Non
     assert len(found) == 1 and random.getstate() == before
 
 
+@pytest.mark.parametrize("letter", ["#", "!", "e", "E"])
+def test_a_character_is_counted_as_asked_letter_or_not(letter: str) -> None:
+    kind, asked = "keywords:letter_frequency", {"letter": letter, "let_frequency": 3, "let_relation": "at least"}
+    assert [follows(text, kind, asked, "") for text in (letter * 3, letter * 2, "abcdfghijklmnopqrstuvwxyz ?" * 9)] == [
+        True, False, False]
+    fewer = asked | {"let_relation": "less than"}
+    assert [follows(text, kind, fewer, "") for text in (letter * 3, letter * 2)] == [False, True]
+
+
+@pytest.mark.parametrize("times", range(4))
+@pytest.mark.parametrize("relation", ["at least", "less than"])
+def test_a_letter_is_counted_as_lm_eval_counts_it(times: int, relation: str) -> None:
+    kind, asked = "keywords:letter_frequency", {"letter": "e", "let_frequency": 2, "let_relation": relation}
+    checker = checkers()[kind](kind)
+    checker.build_description(**asked)
+    assert follows("Ee e"[:times] + ".", kind, asked, "") == checker.check_following("Ee e"[:times] + ".")
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(sorted(checkers())), st.text(max_size=300))
 def test_no_text_makes_a_checker_fail(kind: str, text: str) -> None:
