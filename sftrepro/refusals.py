@@ -87,6 +87,7 @@ REASONS = re.compile("|".join((
     rf" to {ACT}",
     r"^providing\b[^.!?\n]{0,60}\b(?:is|would be) (?:not (?:appropriate|ethical|legal)|inappropriate|unethical|"
     r"irresponsible|illegal|wrong|harmful)",
+    r"\bwould(?: not|n't) be (?:appropriate|ethical|acceptable|legal|right|responsible)(?: (?:for me )?to \w+|[.!]?$)",
     r"\bis never (?:acceptable|appropriate|okay)\b",
     r"\bagainst (?:my|our|the) (?:\w+ )?(?:rules|guidelines|principles|polic|programming|values)",
     r"\bviolates (?:my|our|the)\b[^.!?\n]{0,30}\bpolic",
