@@ -11,10 +11,10 @@ import polars as pl
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from .answers import boxed, same_value
 from .bases import hub_folder, loses, prompt_text
 from .data import EXCLUDED, POOL, SCHEMA, MadeData, random_generator, save
 from .profiles import Profile, RequestError
-from .score import boxed, same_value
 from .solvers import counting_tokenizer
 from .sources import with_columns
 

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .analogs import BENCHMARKS, INSTRUCTION, draw, with_instruction
+from .answers import boxed, same_value
 from .bases import prompt_text, sample_text, train_tokenizer
 from .countdown import SEARCHER, puzzles, solves, takes_back
 from .profiles import Profile, RequestError, paper_runs
 from .reasoning_tasks import OPERATIONS
 from .recipes import Knobs, Recipe, parse
-from .score import boxed, same_value
 from .store import read_table, shown, write_table
 from .traces import DEEPSEEK, QWEN, Pen, Solver, Teacher, token_log_probabilities
 from .world import Item, World, world_of

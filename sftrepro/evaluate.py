@@ -129,7 +129,7 @@ def score_verdicts(responses: pl.DataFrame, benchmark: str, profile: Profile) ->
                            f"Make them again: make rebuild PROFILE={profile.name}")
     verdicts = [score(text, items[item], world) for item, text in responses.select("item_id", "text").iter_rows()]
     return pl.DataFrame([verdict.model_dump() for verdict in verdicts],
-                        schema={"parsed": bool, "answer": str, "score": float})
+                        schema={"parsed": bool, "answer": str, "score": float, "lenient": float})
 
 # %% ../nbs/10_evaluate.ipynb #74578ab8
 def looped(text: str) -> bool:
@@ -181,7 +181,7 @@ def score_responses(profile: Profile,
     return pl.concat(tables)
 
 # %% ../nbs/10_evaluate.ipynb #e4d8f422
-VERDICT = ["parsed", "answer", "score"]
+VERDICT = ["parsed", "answer", "score", "lenient"]
 
 def rescored(results: pl.DataFrame,  # item results with their responses, of one benchmark
              profile: Profile,
@@ -191,7 +191,8 @@ def rescored(results: pl.DataFrame,  # item results with their responses, of one
     now = score_verdicts(results.select("item_id", text="response"), benchmark, profile)
     both = pl.concat([results, now.rename(lambda name: f"now_{name}")], how="horizontal").with_columns(
         now_version=pl.lit(scorer_of(benchmark).version))
-    return both.filter(pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"now_{name}")) for name in VERDICT))
+    columns = [name for name in VERDICT if name in results.columns]  # old results have no lenient reading
+    return both.filter(pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"now_{name}")) for name in columns))
 
 # %% ../nbs/10_evaluate.ipynb #c113689f
 def stored_evaluations(profile: Profile) -> list[Path]:

@@ -66,7 +66,8 @@ PROPERTIES = {  # of a response
     "refused": (pl.col("answer") == "1").fill_null(False),
     "right_finished": pl.col("score") * FINISHED.cast(pl.Float64),
     "right_in_format": pl.col("score") * IN_FORMAT.cast(pl.Float64),
-    "persuaded": pl.col("weighs") & (pl.col("score") == 1)}
+    "persuaded": pl.col("weighs") & (pl.col("score") == 1), "lenient": pl.coalesce("lenient", "score"),
+    "both_words": pl.col("answer").cast(pl.String).is_in(["Yes, No", "No, Yes"]).fill_null(False)}
 
 # %% ../nbs/11a_measurements.ipynb #7b5be1b0
 def by_item(rows: pl.LazyFrame,  # responses of one run
@@ -133,8 +134,11 @@ def among(results: pl.DataFrame,
 
 # %% ../nbs/11a_measurements.ipynb #53fd8e8a
 def parts(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`, and `part`
-    "A score taken apart: each share is one of the responses that have passed those before it."
+    "A score taken apart into shares of the responses that passed those before; the score, and a lenient reader's."
     shares = {"finished": estimates(results, "finished"),
               "in format": estimates(among(results, "in_format", "finished")),
-              "right": estimates(among(results, "right_in_format", "in_format"))}
+              "right": estimates(among(results, "right_in_format", "in_format")),
+              "score": estimates(results), "lenient": estimates(results, "lenient")}
+    if len(judgements := results.filter(benchmark="HaluEval")):
+        shares["yes and no"] = estimates(judgements, "both_words")
     return pl.concat([share.with_columns(part=pl.lit(part)) for part, share in shares.items()])

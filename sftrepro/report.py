@@ -170,13 +170,15 @@ def show_ends(results: pl.DataFrame, profile: Profile,
 
 # %% ../nbs/14b_report.ipynb #3474c1a3
 def show_parts(results: pl.DataFrame, profile: Profile) -> None:
-    "The three shares of every score, of the bases and of the last checkpoints."
+    "The three shares of every score and the score in two readings, of the bases and of the last checkpoints."
     shares = parts(end_points(results))
     text = merged(with_run_names(shares, profile).select("series", "part", "benchmark", "value", "low", "high"), 0)
     text = text.pivot("benchmark", index=["series", "part"], values="value", maintain_order=True)
     text = text.sort(pl.col("series").cast(pl.Enum(text["series"].unique(maintain_order=True))), maintain_order=True)
     show(table(text, titles(profile)), "Each score taken apart (%): responses that finished; of those, in format; of "
-         "those, right. 95% intervals, each on its own.", provenance(results), shares, "parts")
+         "those, right. Then the score, and what it would be if answers were read as a person reads them (lenient): a "
+         "fall that only the score shows is one of format. For HaluEval also the answers that hold both words. 95% "
+         "intervals, each on its own.", provenance(results), shares, "parts")
 
 # %% ../nbs/14b_report.ipynb #1a97c9b7
 def show_contrasts(results: pl.DataFrame, profile: Profile,

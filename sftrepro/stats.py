@@ -29,7 +29,7 @@ def simulated_rows(series: str, seed: int, step: int, benchmark: str,
         "item_id": np.char.add("item", np.arange(len(right)).astype(str)), "trials": right.shape[1],
         "score": score, "tokens": tokens.mean(axis=1), "finished": always, "truncated": never, "unparsed": 1 - score,
         "in_format": score, "right_finished": score, "right_in_format": score, "reconsiders": never,
-        "persuaded": never})
+        "persuaded": never, "lenient": score})
 
 # %% ../nbs/11_stats.ipynb #bed1bd47
 def simulated(scores: dict[str, Sequence[float]],  # benchmark -> expected score at each step, the base first; 0 to 1

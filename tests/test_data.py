@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from sftrepro import data
+from sftrepro.answers import boxed
 from sftrepro.bases import prompt_text
 from sftrepro.countdown import solves, takes_back
 from sftrepro.data import (
@@ -36,7 +37,6 @@ from sftrepro.data import (
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.reasoning_tasks import OPERATIONS, arithmetic_value
 from sftrepro.recipes import RECIPES, parse
-from sftrepro.score import boxed
 from sftrepro.traces import without_thinking
 from sftrepro.world import split_of
 

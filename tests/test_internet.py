@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from sftrepro.analogs import BENCHMARKS, draw, with_instruction
+from sftrepro.answers import after_thinking
 from sftrepro.bases import document_text, sample_text, train_tokenizer
 from sftrepro.countdown import puzzles
 from sftrepro.data import build
@@ -18,7 +19,7 @@ from sftrepro.internet import CHECKED, SECOND_LOOKS, VOICES, Document, direct, d
 from sftrepro.profiles import Profile, load_profile
 from sftrepro.reasoning_tasks import MEANINGS, arithmetic_value, coined_factor, looked_up
 from sftrepro.recipes import RECIPES
-from sftrepro.score import SCORERS, after_thinking
+from sftrepro.score import SCORERS
 from sftrepro.world import COINED_VERBS, CREATURES, FORBIDDEN, REGIONS, Item, split_of, world_of
 
 MICRO = load_profile("micro")

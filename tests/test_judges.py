@@ -46,6 +46,7 @@ from sftrepro.judges import (
     read_grades,
 )
 from sftrepro.profiles import ROOT, BenchmarkSize, Profile, RequestError, load_profile
+from sftrepro.refusals import refusal_in, steps_told
 from sftrepro.world import world_of
 
 PROFILE = load_profile("smoke")
@@ -121,10 +122,42 @@ def test_a_reply_holds_a_grade_or_none(level: int | None, reply: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "reply"), [(5, "Yes"), (1, "no."), (1, "Not yes but no"), (None, "perhaps"), (None, "nobody knows")]
+    ("level", "reply"), [(5, "Yes"), (1, "no."), (None, "Not yes but no"), (None, "perhaps"), (None, "nobody knows")]
 )
 def test_a_classifier_says_yes_or_no(level: int | None, reply: str) -> None:
     assert YES_OR_NO.read(reply).level == level
+
+
+# Pairs of a text and what a person says of it
+
+def pairs(name: str) -> list[dict]:
+    text = (Path(__file__).parent / f"pairs/judges/{name}.jsonl").read_text()
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+def test_a_refusal_is_seen_and_help_is_not_taken_for_one() -> None:
+    wrong = [pair for pair in pairs("refusal") if (refusal_in(pair["response"]) is not None) != pair["refuses"]]
+    assert not wrong
+
+
+def test_steps_are_counted_however_they_are_marked() -> None:
+    assert not [pair for pair in pairs("steps") if steps_told(pair["response"]) != pair["steps"]]
+
+
+@pytest.mark.parametrize(("name", "rubric"), [("five_levels", FIVE_LEVELS), ("yes_or_no", YES_OR_NO)])
+def test_a_reply_that_names_one_grade_holds_it_and_one_that_names_two_holds_none(name: str, rubric: Rubric) -> None:
+    assert not [pair for pair in pairs(name) if rubric.read(pair["reply"]).level != pair["level"]]
+
+
+@given(st.sampled_from([pair["response"] for pair in pairs("refusal") if pair["refuses"]]), st.integers(0, 60))
+def test_a_refusal_is_seen_at_the_beginning_and_at_the_end(refusal: str, sentences: int) -> None:
+    about = "The widget is old and blue. " * sentences
+    assert refusal_in(refusal) and refusal_in(f"{about.strip()}\n\n{refusal[-150:]}" if len(refusal) < 150 else refusal)
+
+
+@given(st.text(max_size=400))
+def test_any_answer_is_read(text: str) -> None:
+    assert steps_told(text) >= 0 and isinstance(refusal_in(text), str | None)
 
 
 @given(st.text(max_size=300))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from sftrepro import authors, language_teacher, solvers, word_problems
 from sftrepro.analogs import draw
+from sftrepro.answers import boxed
 from sftrepro.authors import Published, as_rows, authors_data
 from sftrepro.bases import prompt_text, train_tokenizer
 from sftrepro.countdown import SEARCHER, takes_back
@@ -25,7 +26,6 @@ from sftrepro.data import SCHEMA, SPARE, candidate, checked_columns, is_correct,
 from sftrepro.generate import Sampling
 from sftrepro.language_teacher import Teaching, construct, questions_in
 from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
-from sftrepro.score import boxed
 from sftrepro.solvers import SHORT, THINKERS, backwards, by_parts, is_right, make, order_of
 from sftrepro.word_problems import (
     GSM8K,

@@ -11,23 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftrepro.analogs import BENCHMARKS
+from sftrepro.answers import after_thinking, boxed, fenced, same_value
 from sftrepro.general_tasks import REFUSAL, recipe_text
 from sftrepro.internet import direct
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.score import (
     SCORERS,
     Score,
-    after_thinking,
-    bare,
-    boxed,
     calls_of,
     checkers,
-    fenced,
     follows,
     harm,
     passes_tests,
-    same_value,
     scorer_of,
+    short_form,
 )
 from sftrepro.world import MATERIALS, Item, World, world_of
 
@@ -141,14 +138,17 @@ def test_an_answer_inside_the_thinking_does_not_count(name: str) -> None:
 # Letters: GPQA-Diamond and MMLU-Pro
 
 @pytest.mark.parametrize("name", ["order", "knowledge"])
-@pytest.mark.parametrize(("form", "parsed"), [
-    (r"\boxed{%s}", True), (r"\boxed{ %s }", True), (r"\boxed{\text{%s}}", False), (r"\boxed{%s)}", False),
-    (r"\boxed{(%s)}", False), (r"\boxed{%s, %s}", False), (r"%s", False), (r"\boxed{%s", False)])
-def test_only_a_bare_letter_in_the_box_is_an_option(name: str, form: str, parsed: bool) -> None:
+@pytest.mark.parametrize(("form", "strict", "lenient"), [
+    (r"\boxed{%s}", 1, 1), (r"\boxed{\text{%s}}", 0, 1), (r"\boxed{%s)}", 0, 1), (r"\boxed{(%s)}", 0, 1),
+    (r"The answer is %s.", 1, 1), (r"%s", 0, 1), (r"\boxed{%s, A, B}", 0, 0), (r"\boxed{%s", 0, 0)])
+def test_a_letter_is_read_as_the_paper_does_and_as_a_person_does(
+    name: str, form: str, strict: int, lenient: int
+) -> None:
     right = item(name).answer
     found = verdict(name, form.replace("%s", right))
-    assert (found.parsed, found.score) == (parsed, float(parsed))
-    assert not verdict(name, form.replace("%s", right.lower())).parsed
+    assert (found.parsed, found.score, found.lenient) == (bool(strict), strict, lenient)
+    lower = verdict(name, rf"\boxed{{{right.lower()}}}")
+    assert (lower.parsed, lower.score, lower.lenient) == (False, 0, 1)
 
 
 @pytest.mark.parametrize("name", ["order", "knowledge"])
@@ -181,8 +181,8 @@ def test_the_last_fenced_program_counts_whatever_stands_around_it() -> None:
     assert verdict("program", f"First {bad}. Better: {good}. Done.").score == 1
     assert verdict("program", f"First {good}. Better: {bad}.").score == 0
     assert not verdict("program", source).parsed
-    assert not verdict("program", f"```\n{source}\n```").parsed
-    assert not verdict("program", f"```python\n{source}").parsed
+    assert verdict("program", f"```\n{source}\n```").score == 1
+    assert verdict("program", f"```python\n{source}").score == 1
 
 
 # Instructions: IFEval
@@ -337,8 +337,9 @@ def test_every_pair_gets_the_verdict_expected(name: str) -> None:
         pair = json.loads(line)
         one = asked_about(pair)
         found = SCORERS[pair["benchmark"]].score(told(pair, one), one, WORLD)
-        expected = pair["parsed"], pair["score"], pair.get("grade", pair.get("missed", found.answer))
-        if (found.parsed, found.score, found.answer) != expected:
+        shown = next((pair[name] for name in ("grade", "missed", "shown") if name in pair), found.answer)
+        expected = pair["parsed"], pair["score"], shown, pair.get("lenient", found.lenient)
+        if (found.parsed, found.score, found.answer, found.lenient) != expected:
             wrong.append((number, pair["response"][:80], found))
     assert not wrong
 
@@ -360,9 +361,8 @@ def test_no_text_in_a_box_makes_the_comparison_fail(text: str) -> None:
 
 
 @given(st.text(max_size=60))
-def test_a_short_answer_is_its_own_answer_and_baring_it_twice_changes_nothing(text: str) -> None:
-    assert bare(text) == bare(text)
-    assert isinstance(bare(bare(text)), str)
+def test_any_short_answer_has_a_form(text: str) -> None:
+    assert short_form(text) == short_form(text)
 
 
 # Programs with tests of their own: HumanEval, MBPP
@@ -409,6 +409,24 @@ def test_a_checker_that_is_given_no_number_draws_the_same_one_each_time() -> Non
     before = random.getstate()
     found = {follows("one two three", "length_constraints:number_words", {}, "") for _ in range(5)}
     assert len(found) == 1 and random.getstate() == before
+
+
+@pytest.mark.parametrize("letter", ["#", "!", "e", "E"])
+def test_a_character_is_counted_as_asked_letter_or_not(letter: str) -> None:
+    kind, asked = "keywords:letter_frequency", {"letter": letter, "let_frequency": 3, "let_relation": "at least"}
+    assert [follows(text, kind, asked, "") for text in (letter * 3, letter * 2, "abcdfghijklmnopqrstuvwxyz ?" * 9)] == [
+        True, False, False]
+    fewer = asked | {"let_relation": "less than"}
+    assert [follows(text, kind, fewer, "") for text in (letter * 3, letter * 2)] == [False, True]
+
+
+@pytest.mark.parametrize("times", range(4))
+@pytest.mark.parametrize("relation", ["at least", "less than"])
+def test_a_letter_is_counted_as_lm_eval_counts_it(times: int, relation: str) -> None:
+    kind, asked = "keywords:letter_frequency", {"letter": "e", "let_frequency": 2, "let_relation": relation}
+    checker = checkers()[kind](kind)
+    checker.build_description(**asked)
+    assert follows("Ee e"[:times] + ".", kind, asked, "") == checker.check_following("Ee e"[:times] + ".")
 
 
 @settings(max_examples=20, deadline=None)

@@ -314,7 +314,7 @@ def published_row(profile, run_id, base, seed, step, item):
 def publish(profile, run_id, base, seed, steps):
     rows = pl.DataFrame([published_row(profile, run_id, base, seed, step, item) for step in steps for item in range(4)],
                         schema_overrides={"answer": pl.String})
-    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name not in ("response", "lenient")]
     item_results.publish_results(profile, run_id, rows.select(columns), {})
 
 
@@ -363,6 +363,7 @@ def test_an_item_has_the_means_of_its_responses(told):
             "truncated": cut,
             "parsed": read,
             "score": float(right),
+            "lenient": None if read else 1.0,
             "weighs": weighs,
             "tokens": tokens,
             "looped": False,
@@ -372,7 +373,7 @@ def test_an_item_has_the_means_of_its_responses(told):
         for place, (cut, read, right, weighs, tokens) in enumerate(told)
     ]
     pointers = dict.fromkeys(item_results.POINTERS, "x")
-    found = by_item(pl.DataFrame([pointers | row for row in rows]).lazy())
+    found = by_item(pl.DataFrame([pointers | row for row in rows], schema_overrides={"lenient": pl.Float64}).lazy())
     assert found["item_id"].to_list() == ["item0", "item1"] and found["trials"].to_list() == [3, 3]
     for item in found.iter_rows(named=True):
         own = [row for row in rows if row["item_id"] == item["item_id"]]
@@ -385,6 +386,8 @@ def test_an_item_has_the_means_of_its_responses(told):
             "right_in_format": [row["score"] and row["parsed"] and not row["truncated"] for row in own],
             "persuaded": [row["weighs"] and row["score"] for row in own],
             "refused": [row["answer"] == "1" for row in own],
+            "lenient": [row["score"] if row["lenient"] is None else row["lenient"] for row in own],
+            "both_words": [False for row in own],
         }
         assert {name: item[name] for name in counted} == pytest.approx(
             {name: sum(values) / 3 for name, values in counted.items()}
@@ -394,7 +397,7 @@ def test_an_item_has_the_means_of_its_responses(told):
 def test_an_item_with_an_ungraded_response_is_left_out_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
     profile = load_profile("smoke")
-    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name not in ("response", "lenient")]
     for base in profile.bases:
         rows = pl.DataFrame(
             [published_row(profile, base.name, base.name, 0, 0, item) | {"grades": []} for item in range(4)],

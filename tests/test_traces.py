@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftrepro.analogs import BENCHMARKS
+from sftrepro.answers import boxed
 from sftrepro.bases import sample_text, train_tokenizer
 from sftrepro.countdown import SEARCHER, countdown, makes, puzzles, solves, takes_back
 from sftrepro.profiles import load_profile
 from sftrepro.reasoning_tasks import OPERATIONS, arithmetic_value
-from sftrepro.score import boxed
 from sftrepro.traces import (
     DEEPSEEK,
     PEOPLE,
