@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['UNPARSED', 'RECORD', 'PLAIN', 'REPLAY', 'ENTRY', 'ABBREVIATIONS', 'SCORERS', 'Score', 'score_value', 'lettered',
-           'score_letter', 'score_first_letter', 'score_program', 'score_instruction', 'score_statement', 'score_myth',
-           'score_how_to', 'harm', 'score_forbidden', 'calls_of', 'passes_tests', 'future_first', 'score_tests',
-           'values', 'answers_all', 'score_contest', 'short_form', 'score_short', 'sentences', 'words_of', 'checkers',
-           'follows', 'score_instructed', 'score_judgement', 'Scorer', 'unjudged', 'scorer_of']
+           'score_letter', 'score_first_letter', 'ran', 'score_program', 'score_instruction', 'score_statement',
+           'score_myth', 'score_how_to', 'harm', 'score_forbidden', 'calls_of', 'passes_tests', 'future_first',
+           'score_tests', 'values', 'answers_all', 'score_contest', 'short_form', 'score_short', 'sentences',
+           'words_of', 'checkers', 'follows', 'score_instructed', 'score_judgement', 'Scorer', 'unjudged', 'scorer_of']
 
 # %% ../nbs/04b_score.ipynb #de8e9009
 import json
@@ -40,7 +40,7 @@ from sftrepro.answers import (
 from .general_tasks import REFUSAL, broken_rules, materials_in, true_steps
 from .profiles import Frozen, RequestError
 from .reasoning_tasks import program_cases
-from .sandbox import Limits, literal, passes_cases, returned_values, run_program
+from .sandbox import Limits, Unjudged, literal, passes_cases, returned_values, run_program
 from .world import Item, World
 
 # %% ../nbs/04b_score.ipynb #981c988a
@@ -48,7 +48,7 @@ class Score(Frozen):
     "A scorer's verdict on one response."
     parsed: bool         # was there an answer in the requested format?
     answer: str | None   # the answer as extracted
-    score: float | None  # 0 to 1; None where a judge decides (chapter 10a)
+    score: float | None  # 0 to 1; None where a judge decides (chapter 10a), or where a program could not be judged
     lenient: float | None = None  # the same for an answer read as a person would; None where both readings are one
 
 UNPARSED = Score(parsed=False, answer=None, score=0)
@@ -77,13 +77,21 @@ def score_first_letter(response: str, item: Item, world: World) -> Score:
     "Score the first letter in a box or a phrase (MMLU-Pro)."
     return lettered(first_letter(response), lenient_letter(response), item.answer)
 
+# %% ../nbs/04b_score.ipynb #5c1d7e20
+def ran(source: str, passes: Callable[[], bool]) -> Score:
+    "The score of a program; none, with the reason, where the machine was too busy to judge it."
+    try:
+        return Score(parsed=True, answer=source[:1000], score=passes())
+    except Unjudged as reason:
+        return Score(parsed=True, answer=f"not judged: {reason}", score=None)
+
 # %% ../nbs/04b_score.ipynb #86321a43
 def score_program(response: str, item: Item, world: World) -> Score:
     "Score a Python function f: it must pass every hidden test, run in the sandbox."
     source = fenced(response)
     if source is None:
         return UNPARSED
-    return Score(parsed=True, answer=source[:1000], score=passes_cases(source, "f", program_cases(item.prompt, world)))
+    return ran(source, lambda: passes_cases(source, "f", program_cases(item.prompt, world)))
 
 # %% ../nbs/04b_score.ipynb #a112fb74
 def score_instruction(response: str, item: Item, world: World) -> Score:
@@ -198,7 +206,7 @@ def passes_tests(program: str,   # a model's
     "Do the answers of a program's function satisfy the tests of a benchmark?"
     calls = calls_of(solution, function, tests)
     plainly = program + PLAIN.format(function=function)
-    answers = returned_values(plainly, "plainly_", f"[{', '.join(calls or [])}]", Limits())
+    answers = returned_values(plainly, "plainly_", f"[{', '.join(calls or [])}]", Limits(numpy=True))
     if not calls or len(answers) != len(calls):
         return False
     pairs = [(call, answer if isinstance(answer, str) else None) for call, answer in zip(calls, answers, strict=True)]
@@ -218,8 +226,7 @@ def score_tests(response: str, item: Item, world: World) -> Score:
     if source is None:
         return UNPARSED
     _, before, solution, tests, function = item.truth
-    passed = passes_tests(future_first(f"{before}\n{source}"), function, solution, tests)
-    return Score(parsed=True, answer=source[:1000], score=passed)
+    return ran(source, lambda: passes_tests(future_first(f"{before}\n{source}"), function, solution, tests))
 
 # %% ../nbs/04b_score.ipynb #6a830f82
 def values(text: str) -> list:
@@ -235,12 +242,14 @@ def answers_all(source: str,
     "Does a program pass every test of LiveCodeBench?"
     if tests[0][2] == "stdin":
         trimmed = lambda text: [line.rstrip() for line in text.strip().split("\n")]  # noqa: E731
-        return all(trimmed(run_program(source, stdin).stdout) == trimmed(expected) for stdin, expected, _ in tests)
+        return all(trimmed(run_program(source, stdin, Limits(numpy=True)).stdout) == trimmed(expected)
+                   for stdin, expected, _ in tests)
     names = [name for name in re.findall(r"def (\w+)\(", source) if not name.startswith("_")]
     if not names:
         return False
     entry = source + ENTRY.format(name=names[-1], method="class Solution" in source)
-    return passes_cases(entry, "entry_", [(values(text), json.loads(expected)) for text, expected, _ in tests])
+    cases = [(values(text), json.loads(expected)) for text, expected, _ in tests]
+    return passes_cases(entry, "entry_", cases, Limits(numpy=True))
 
 # %% ../nbs/04b_score.ipynb #677ae38e
 def score_contest(response: str, item: Item, world: World) -> Score:
@@ -248,7 +257,7 @@ def score_contest(response: str, item: Item, world: World) -> Score:
     source = fenced(response)
     if source is None:
         return UNPARSED
-    return Score(parsed=True, answer=source[:1000], score=answers_all(source, item.truth[1:]))
+    return ran(source, lambda: answers_all(source, item.truth[1:]))
 
 # %% ../nbs/04b_score.ipynb #43a42a6c
 def short_form(answer: str) -> str | Decimal | tuple[str, ...]:

@@ -14,11 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftrepro import sandbox
+from sftrepro import sandbox, score
 from sftrepro.profiles import ROOT, RequestError
-from sftrepro.sandbox import Limits, judged_run, literal, passes_cases, prove, run_program
+from sftrepro.sandbox import (
+    Limits,
+    Outcome,
+    Unjudged,
+    judged_run,
+    literal,
+    passes_cases,
+    prove,
+    returned_values,
+    run_program,
+)
+from sftrepro.world import Item
 
-SHORT = Limits(seconds=1.5)
+SHORT = Limits(seconds=1)
 CASES = [([2], 4), ([-3], 9), ([10], 100)]
 SQUARE = "def f(x): return x * x"
 
@@ -38,7 +49,7 @@ def processes_named(mark: str) -> list[str]:
 
 def gone(mark: str) -> bool:
     "Have all processes with this word ended? The kernel is given a few seconds to sweep up."
-    for _ in range(100):
+    for _ in range(600):
         if not processes_named(mark):
             return True
         time.sleep(0.1)
@@ -193,7 +204,7 @@ def test_a_program_dies_with_the_process_that_asked_for_it() -> None:
 )
 def test_a_program_that_wants_to_stay_is_gone_when_its_time_is_up(name: str) -> None:
     mark = 3 * 10**6 + os.getpid()
-    assert run_program(ATTACKS[name], limits=Limits(seconds=1.5, files=mark)).status == "timeout"
+    assert run_program(ATTACKS[name], limits=Limits(seconds=1, files=mark)).status == "timeout"
     assert gone(str(mark))
 
 
@@ -210,24 +221,77 @@ def busy_machine() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-BUSY = Limits(seconds=1.6)  # half of a processor, which some schedulers leave a program here, is not enough for 1.1
+def test_a_right_program_on_a_busy_machine_passes_by_its_processor_time(busy_machine: None) -> None:
+    slow = "import time\nwhile time.process_time() < 1.5: pass\n"
+    begun = time.monotonic()
+    outcome = run_program(slow + "print('done')", limits=Limits(seconds=2))
+    assert (outcome.status, outcome.stdout) == ("ok", "done\n")
+    assert time.monotonic() - begun > 2  # by the wall clock it took longer than it may
 
 
-def test_a_right_program_on_a_busy_machine_is_run_again_alone_and_passes(busy_machine: None) -> None:
-    slow = "import time\nwhile time.process_time() < 1.1: pass\n"
-    outcome = run_program(slow + "print('done')", limits=BUSY)
-    assert (outcome.status, outcome.stdout, outcome.alone) == ("ok", "done\n", True)
+@pytest.mark.parametrize("source", ["while True: pass", "import time; time.sleep(60)", ATTACKS["takes_naps"]])
+def test_an_endless_program_on_a_busy_machine_is_still_wrong(source: str, busy_machine: None) -> None:
+    assert run_program(source, limits=SHORT).status == "timeout"
 
 
-def test_an_endless_program_on_a_busy_machine_is_still_wrong(busy_machine: None) -> None:
-    outcome = run_program("while True: pass", limits=BUSY)
-    assert (outcome.status, outcome.alone) == ("timeout", True)
+def test_an_endless_program_gets_the_same_processor_time_on_a_busy_machine(request: pytest.FixtureRequest) -> None:
+    tells = "import os, time\nwhile True: os.pwrite(1, b'%.4f' % time.process_time(), 0)"
+    idle = float(run_program(tells, limits=SHORT).stdout)
+    request.getfixturevalue("busy_machine")
+    assert [idle, float(run_program(tells, limits=SHORT).stdout)] == pytest.approx([1, 1], abs=0.15)
 
 
-def test_a_program_that_had_its_time_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "queued", lambda process: 0.0)  # of a machine with nothing else to do
-    outcome = run_program("while True: pass", limits=SHORT)
-    assert (outcome.status, outcome.alone) == ("timeout", False)
+STARVED = Limits(seconds=60)  # more than a program can use up within the patience of these tests
+
+
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    "No patience; the list tells of each try whether it was alone."
+    start, alone = sandbox.start_program, []
+    monkeypatch.setattr(sandbox, "patience", lambda limits: 1)
+    prove()
+
+    def start_program(*given: object, **named: object) -> Outcome:
+        alone.append(named["alone"])
+        return start(*given, **named)
+
+    monkeypatch.setattr(sandbox, "start_program", start_program)
+    return alone
+
+
+def test_a_starved_program_is_tried_again_alone_and_then_not_judged(tries: list[bool]) -> None:
+    for _ in range(2):  # nothing is remembered
+        tries.clear()
+        with pytest.raises(Unjudged, match="^sandbox: a program was ready to run for 1 s, twice"):
+            passes_cases("while True: pass", "f", CASES, STARVED)
+        assert tries == [False, True]
+
+
+def test_a_program_that_is_not_judged_has_no_score_and_its_answer_says_why(
+    tries: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score, "program_cases", lambda prompt, world: CASES)
+    monkeypatch.setattr(score, "passes_cases", lambda *given: passes_cases(*given, STARVED))
+    item = Item(benchmark="program", prompt="", answer="")
+    verdict = score.score_program("```python\nwhile True: pass\n```", item, None)
+    assert (verdict.parsed, verdict.score) == (True, None)
+    assert verdict.answer.startswith("not judged: sandbox: a program was ready to run")
+
+
+def test_a_program_that_the_machine_starved_once_is_judged_by_its_second_try(
+    tries: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, once = sandbox.watched, iter(["unjudged"])
+    monkeypatch.setattr(sandbox, "watched", lambda *given: next(once, None) or watched(*given))
+    monkeypatch.setattr(sandbox, "patience", lambda limits: 30)
+    assert run_program("print('done')").stdout == "done\n"
+    assert tries == [False, True]
+
+
+def test_a_program_that_is_too_slow_is_not_tried_again(tries: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "patience", lambda limits: 30)
+    assert run_program("while True: pass", limits=SHORT).status == "timeout"
+    assert tries == [False]
 
 
 def test_alone_means_that_no_other_box_runs_in_any_process(tmp_path: Path) -> None:
@@ -243,6 +307,42 @@ def test_alone_means_that_no_other_box_runs_in_any_process(tmp_path: Path) -> No
     for kind, (come, leave) in zip(kinds, stays, strict=True):
         others = [stay for stay in stays if stay != [come, leave]]
         assert kind == "beside" or all(other[1] <= come or leave <= other[0] for other in others)
+
+
+NUMPY = Limits(seconds=6, numpy=True)
+
+
+def test_numpy_is_the_only_package_and_only_where_it_is_allowed() -> None:
+    assert run_program("import numpy as np; print(np.arange(5).sum())", limits=NUMPY).stdout == "10\n"
+    assert run_program("import numpy").error == "ModuleNotFoundError: No module named 'numpy'"
+    for name in ("scipy", "polars", "pydantic", "torch", "pip"):
+        assert run_program(f"import {name}", limits=NUMPY).error == f"ModuleNotFoundError: No module named '{name}'"
+
+
+def test_numpy_in_the_box_can_be_neither_changed_nor_used_to_start_threads() -> None:
+    assert "Read-only file system" in run_program("import numpy; open(numpy.__file__, 'a')", limits=NUMPY).error
+    source = ("import os, numpy as np\nx = np.ones((400, 400))\nfor _ in range(20): x = x @ x / 400\n"
+              "np.linalg.inv(x + np.eye(400))\nimport threading, time\nbegun = time.perf_counter(), "
+              "time.process_time()\nfor _ in range(50): x = x @ x / 400\n"
+              "print(time.process_time() - begun[1] <= 1.1 * (time.perf_counter() - begun[0]) + 0.05)")
+    assert run_program(source, limits=NUMPY).stdout == "True\n"
+
+
+def test_numbers_of_numpy_count_as_the_plain_numbers_that_they_equal() -> None:
+    source = "import numpy as np\ndef f(kind, x): return getattr(np, kind)(x)"
+    plain = [(["int64", 4], 4), (["float64", 0.5], 0.5), (["bool_", 1], True), (["str_", "a"], "a")]
+    assert passes_cases(source, "f", plain, NUMPY)
+    assert passes_cases("import numpy as np\ndef f(x): return {'a': [np.int64(x)]}", "f", [([3], {"a": [3]})], NUMPY)
+    assert returned_values(source, "f", "[['array', [1, 2]], ['longdouble', 1]]", NUMPY) == (None, None)
+    forged = "class A:\n    item = lambda self: [x * x]\nA.__module__ = 'numpy'\ndef f(y): return A()"
+    assert not passes_cases(forged, "f", CASES, NUMPY)
+
+
+@pytest.mark.parametrize("name", ["changes_a_library", "loops", "reads_the_repository", "takes_memory"])
+def test_an_attack_is_contained_beside_numpy(name: str) -> None:
+    attack = f"ROOT, HOME = {str(ROOT)!r}, {str(Path.home())!r}\n" + ATTACKS[name] + SQUARE
+    outcome = judged_run(attack, Limits(seconds=1, numpy=True), function="f", cases="[[2]]")
+    assert re.search(r"# ends with: (.*)", attack)[1].strip() in f"{outcome.status} {outcome.error}"
 
 
 def test_two_programs_do_not_meet() -> None:
