@@ -48,9 +48,9 @@ def kappa_interval(tables: np.ndarray,   # items x levels x levels
                    ) -> tuple[float, float, float]:
     "Kappa and the ends of its interval; not a number where kappa is not defined."
     total, count = tables.sum(0), len(tables) + 1
-    imaginary = np.outer(total.sum(1), total.sum(0)) / total.sum() / len(tables)
+    pseudo_item = np.outer(total.sum(1), total.sum(0)) / total.sum() / len(tables)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), replays)
-    replayed = kappa(np.tensordot(drawn, np.concatenate([tables, imaginary[None]]), axes=1), weights)
+    replayed = kappa(np.tensordot(drawn, np.concatenate([tables, pseudo_item[None]]), axes=1), weights)
     estimate = float(kappa(total, weights))
     if np.isnan(estimate):
         return estimate, estimate, estimate

@@ -69,7 +69,7 @@ def train_again(runs: list[str], flow: Flow) -> None:
 def compare_sample(run_id: str, flow: Flow,
                    items: int,           # at least so many responses
                    seed: int,
-                   ) -> tuple[int, dict]:  # how many responses were made again, and `evaluate.departures`
+                   ) -> tuple[int, dict]:  # how many responses were made again, and `evaluate.changed_rows`
     "Make a sample of a run's responses again and compare them with the published rows."
     from sftrepro import evaluate, judges
     models, rows = checkpoints(flow.jobs[f"generate/{run_id}"], flow), []
@@ -78,8 +78,8 @@ def compare_sample(run_id: str, flow: Flow,
     for step, benchmark, part in progress(sample, run_id):
         rows.append(evaluate.made_again(flow.profile, run_id, models[step], step, benchmark, part))
     with tempfile.TemporaryDirectory() as folder:
-        again = judges.judged(pl.concat(rows), flow.profile, Path(folder))
-    return len(again), evaluate.departures(store.read_table(store.results_file(flow.profile, run_id)), again)
+        again = judges.with_grades(pl.concat(rows), flow.profile, Path(folder))
+    return len(again), evaluate.changed_rows(store.read_table(store.results_file(flow.profile, run_id)), again)
 
 # %% ../nbs/18b_audit.ipynb #6b09d880
 def shortly(value: object) -> str:
@@ -87,7 +87,7 @@ def shortly(value: object) -> str:
     text = f"{value:g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
-def departure_line(departures: dict) -> str:  # as `evaluate.departures` returns them
+def departure_line(departures: dict) -> str:  # as `evaluate.changed_rows` returns them
     "The first response that differs: its place, then the published and the new value of each column that differs."
     (step, benchmark, item, trial), columns = next(iter(departures.items()))
     changes = [f"{name} {' -> '.join(shortly(value) for value in pair)}" for name, pair in columns.items()]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .answers import boxed, same_value
-from .bases import hub_folder, loses, prompt_text
+from .bases import changes_text, hub_folder, prompt_text
 from .data import EXCLUDED, POOL, SCHEMA, MadeData, random_generator, save
 from .profiles import Profile, RequestError
 from .solvers import counting_tokenizer
@@ -66,7 +66,7 @@ def unfit(rows: pl.DataFrame, profile: Profile, tokenizer: PreTrainedTokenizerBa
     for place, row in enumerate(rows.iter_rows(named=True)):
         prompt = row["messages"][0]["content"]
         tokens = row["tokens"] + len(tokenizer(prompt_text(prompt), add_special_tokens=False)["input_ids"])
-        long, lost = tokens > profile.max_length, loses(tokenizer, row["response"])
+        long, lost = tokens > profile.max_length, changes_text(tokenizer, row["response"])
         if long or lost:
             reason = f"longer than {profile.max_length} tokens" if long else "the tokenizer does not give it back"
             excluded.append({"query": f"row {place}", "prompt": prompt, "reason": reason, "tokens": tokens})

@@ -4,8 +4,8 @@
 __all__ = ['TURN', 'END_TURN', 'END', 'THINK', 'END_THINK', 'CHAT_TEMPLATE', 'IGNORED', 'PADDING', 'PROBE', 'HUB_FILES',
            'TRUSTED', 'LLAMA_NAMES', 'LLAMA_SETTINGS', 'prompt_text', 'document_text', 'sample_text', 'train_tokenizer',
            'new_model', 'with_labels', 'blocks', 'pretraining_arguments', 'last_checkpoint', 'pretrain',
-           'with_template', 'loses', 'check_tokenizer', 'gguf_file', 'from_package', 'hub_folder', 'link', 'as_llama',
-           'convert_to_llama', 'hub_tokenizer', 'from_hub', 'load_base']
+           'with_template', 'changes_text', 'check_tokenizer', 'gguf_file', 'from_package', 'hub_folder', 'link',
+           'as_llama', 'convert_to_llama', 'hub_tokenizer', 'from_hub', 'load_base']
 
 # %% ../nbs/05_bases.ipynb #4550a498
 import json
@@ -170,7 +170,7 @@ def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
 PROBE = ("<think>\nTry 12+7 = 19, then 19*3 = 57.\n\nWait, is 3/4 < 1?  Yes.\n</think>\n\nSo $x^2 = \\frac{1}{2}$.\n"
          "```python\ndef f(x):\n    return -x\n```\nThe answer is \\boxed{\\frac{1}{2}}.")
 
-def loses(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+def changes_text(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     "Does a text change on its way through the tokenizer?"
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     return tokenizer.decode(tokens, clean_up_tokenization_spaces=False) != text
@@ -178,7 +178,7 @@ def loses(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 # %% ../nbs/05_bases.ipynb #a13810d2
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str) -> None:  # raises RequestError
     "Refuse a tokenizer that does not give our texts back."
-    if loses(tokenizer, PROBE):
+    if changes_text(tokenizer, PROBE):
         raise RequestError(f"base {name!r}: its tokenizer does not give every text back (see bases.PROBE). "
                            "Use another base")
 

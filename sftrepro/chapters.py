@@ -111,7 +111,8 @@ def chapter_error(error: Exception, path: Path, failed: Path) -> Exception:
     message = (error.evalue.splitlines() or [""])[0]
     if error.ename == "RequestError":
         return RequestError(message)
-    return JobFailed(f"{store.shown(path)} raised {error.ename}: {message}. Read it: {store.shown(failed)}")
+    return JobFailed(f"{store.display_path(path)} raised {error.ename}: {message}. "
+                     f"Read it: {store.display_path(failed)}")
 
 # %% ../nbs/16a_chapters.ipynb #b8a39750
 QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error",  # no progress bars and no chatter on pages

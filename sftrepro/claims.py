@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from . import item_results, store
 from .measurements import counterparts, measured
 from .profiles import ROOT, Frozen, Profile, RequestError, run_specs
-from .stats import Pair, contrasts, excursion, furthest
+from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13_claims.ipynb #06224e41
 Value = Literal["score", "tokens", "finished", "reconsiders", "persuaded", "nats"]
@@ -165,7 +165,7 @@ def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) 
 # %% ../nbs/13_claims.ipynb #5eeddb05
 def judge_dip(test: Excursion, legs: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
     "Did the score fall and recover?"
-    step = furthest(legs, benchmark)
+    step = furthest_step(legs, benchmark)
     rows = legs.filter(benchmark=benchmark)
     out, end = (rows.filter(name="out", step=at).row(0, named=True) for at in (step, rows["step"].max()))
     back = rows.filter(name="back", step=step).to_dicts()
@@ -193,7 +193,7 @@ def ended(end: dict) -> dict:
 # %% ../nbs/13_claims.ipynb #ecfd87fc
 def judge_surge(test: Excursion, legs: pl.DataFrame, benchmark: str) -> tuple[str, list[dict]]:
     "Did the length rise early and fall again?"
-    step, last = furthest(legs, benchmark), legs.filter(benchmark=benchmark)["step"].max()
+    step, last = furthest_step(legs, benchmark), legs.filter(benchmark=benchmark)["step"].max()
     rows = legs.filter(benchmark=benchmark)
     out = rows.filter(name="out", step=step).row(0, named=True)
     back = rows.filter(name="back", step=step).to_dicts()

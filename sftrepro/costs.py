@@ -4,8 +4,8 @@
 __all__ = ['MICRO_VOCABULARY', 'USABLE_MEMORY', 'LONGEST_TRAINING', 'ANSWER_SPREAD', 'SMALL', 'SCORING', 'cost_table', 'Shape',
            'shape_of', 'layer_weights', 'parameters', 'forward_flops', 'Lengths', 'lengths', 'longest', 'Hardware',
            'hardware', 'usual_hardware', 'Cost', 'duration', 'space', 'cost_words', 'training_memory', 'fitting',
-           'training_gpus', 'too_large', 'training', 'concurrent_texts', 'generation_gpus', 'columns', 'generation',
-           'pretraining', 'fetching', 'tracing', 'evaluation_of', 'cost_of', 'summary', 'timed_trainings',
+           'training_gpus', 'too_large', 'training', 'concurrent_texts', 'generation_gpus', 'generation_steps',
+           'generation', 'pretraining', 'fetching', 'tracing', 'evaluation_of', 'cost_of', 'summary', 'timed_trainings',
            'timed_answers']
 
 # %% ../nbs/17_costs.ipynb #7b9b196d
@@ -257,7 +257,7 @@ def generation_gpus(shape: Shape, profile: Profile, on: Hardware) -> int:
 # %% ../nbs/17_costs.ipynb #35fcd912
 ANSWER_SPREAD = 0.5  # standard deviation of the logarithm of an answer's length
 
-def columns(responses: int, answered: float, beside: float, profile: Profile) -> float:
+def generation_steps(responses: int, answered: float, beside: float, profile: Profile) -> float:
     "The generation steps of a benchmark: each adds one token to every text of a batch."
     if profile.engine == "vllm":
         return responses * answered / min(beside, responses)
@@ -274,7 +274,7 @@ def generation(base: BaseSpec, data: str, checkpoints: int, profile: Profile, on
     beside = concurrent_texts(shape, profile, context, on, gpus)
     remembered = 4 * shape.layers * shape.kv_heads * shape.head_width
     sizes = [size.items * size.trials for size in profile.benchmarks.values()]
-    steps = sum(columns(size, answered, beside, profile) for size in sizes) * checkpoints
+    steps = sum(generation_steps(size, answered, beside, profile) for size in sizes) * checkpoints
     reading, writing = forward_flops(shape, texts.prompt), forward_flops(shape, answered, texts.prompt)
     flops = sum(sizes) * checkpoints * (reading + writing)
     moved = steps * 2 * parameters(shape) + sum(sizes) * checkpoints * answered * remembered * behind

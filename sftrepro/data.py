@@ -4,7 +4,7 @@
 __all__ = ['QUERIES', 'POOL', 'TRIES', 'EXCLUDED', 'SCHEMA', 'SOURCES', 'SPARE', 'TEACHERS', 'operations_in', 'of_length',
            'math_queries', 'queries', 'query_text', 'is_correct', 'tokenizer_of', 'candidate', 'random_generator',
            'DataRequest', 'candidates', 'pool', 'select', 'without', 'unsolved', 'as_data_rows', 'too_long',
-           'full_size', 'enough', 'MadeData', 'make', 'save', 'build', 'checked_columns', 'data_set', 'data_card',
+           'full_size', 'first_rows', 'MadeData', 'make', 'save', 'build', 'checked_columns', 'data_set', 'data_card',
            'side_by_side']
 
 # %% ../nbs/07a_data.ipynb #7f1a76c8
@@ -26,7 +26,7 @@ from .countdown import SEARCHER, puzzles, solves, takes_back
 from .profiles import Profile, RequestError, paper_runs
 from .reasoning_tasks import OPERATIONS
 from .recipes import Knobs, Recipe, parse
-from .store import read_table, shown, write_table
+from .store import display_path, read_table, write_table
 from .traces import DEEPSEEK, QWEN, Pen, Solver, Teacher, token_log_probabilities
 from .world import Item, World, world_of
 
@@ -217,10 +217,10 @@ def full_size(profile: Profile) -> int:
     return max(run.rows for run in paper_runs().values()) // profile.row_divisor
 
 # %% ../nbs/07a_data.ipynb #a403675d
-def enough(request: DataRequest,
-           kept: pl.DataFrame,
-           asked_for: int,      # queries in the pool
-           ) -> pl.DataFrame:
+def first_rows(request: DataRequest,
+               kept: pl.DataFrame,
+               asked_for: int,      # queries in the pool
+               ) -> pl.DataFrame:
     "As many rows as a full data set has; raises RequestError when there are fewer."
     rows = full_size(request.profile)
     if len(kept) < rows:
@@ -252,7 +252,7 @@ def make(request: DataRequest) -> MadeData:
     solved = pools[recipe.solver.name] if request.knobs.plain and recipe.solver.name in pools else pool(request, items)
     usable = without(unused, solved)
     long = too_long(request, chosen := select(request, usable))
-    kept = enough(request, without(long, chosen), len(items))
+    kept = first_rows(request, without(long, chosen), len(items))
     some = sorted(random_generator("part", request.seed).sample(range(len(kept)), len(kept) // recipe.part))
     return MadeData(as_data_rows(request, kept[some]), solved, pl.concat([unused, unsolved(request, usable), long]))
 
@@ -283,7 +283,8 @@ def checked_columns(frame: pl.DataFrame, place: str) -> pl.DataFrame:
 # %% ../nbs/07a_data.ipynb #29184868
 def data_set(folder: Path) -> Dataset:
     "The rows of a data set that was built."
-    return Dataset.from_polars(checked_columns(read_table(folder / "data.parquet"), shown(folder / "data.parquet")))
+    table = folder / "data.parquet"
+    return Dataset.from_polars(checked_columns(read_table(table), display_path(table)))
 
 # %% ../nbs/07a_data.ipynb #96a59148
 def data_card(folder: Path) -> pl.DataFrame:

@@ -85,7 +85,8 @@ def run_chapter(job: Job, flow: Flow) -> None:
     failed = build_root() / "failed" / flow.profile.name / f"{job.key}.ipynb"
     files = execute(chapter.path, job.output, failed, {"profile": flow.profile.name} if differs else {})
     failed.unlink(missing_ok=True)
-    store.seal(job.output, flow.inputs[job.name] | {"files": {store.shown(path): file_digest(path) for path in files}})
+    read = {store.display_path(path): file_digest(path) for path in files}
+    store.seal(job.output, flow.inputs[job.name] | {"files": read})
 
 def render_book(job: Job, flow: Flow) -> None:
     "Render the book from its executed chapters."

@@ -19,6 +19,7 @@ import polars as pl
 from . import store
 from .profiles import Profile, RequestError, run_specs
 from sftrepro.store import (
+    display_path,
     locate,
     manifest_path,
     read_bytes,
@@ -26,7 +27,6 @@ from sftrepro.store import (
     remedy,
     results_file,
     seal,
-    shown,
     verify,
     write_table,
 )
@@ -122,7 +122,8 @@ def read_results(profile: Profile, run_ids: Sequence[str],
                  ) -> pl.DataFrame:
     "Read the published item results of some runs, verified, without responses."
     files = verified_results(profile, run_ids, reader)
-    return pl.concat([checked_results(read_table(file).drop("response", strict=False), shown(file)) for file in files])
+    tables = ((read_table(file).drop("response", strict=False), display_path(file)) for file in files)
+    return pl.concat([checked_results(*table) for table in tables])
 
 def read_gallery(profile: Profile, run_ids: Sequence[str]) -> pl.DataFrame:
     "Read the rows of some runs whose responses are published, with the responses."
@@ -161,7 +162,7 @@ def scan_responses(path: Path,                 # one of `verified_results`
         typed.collect_schema()
         return typed
     except pl.exceptions.PolarsError as error:
-        raise RequestError(f"{shown(path)} is not readable as item results: {str(error).splitlines()[0]}. "
+        raise RequestError(f"{display_path(path)} is not readable as item results: {str(error).splitlines()[0]}. "
                            f"{remedy(path)}") from None
 
 # %% ../nbs/02a_item_results.ipynb #edbd6e3f
@@ -216,7 +217,7 @@ def read_tokens(profile: Profile, run_ids: Sequence[str],
                            f"(first: {missing[0]}). Make them: make rebuild PROFILE={profile.name}")
     for file in files:
         verify(file)
-    return pl.concat([checked_tokens(read_table(file), shown(file)) for file in files])
+    return pl.concat([checked_tokens(read_table(file), display_path(file)) for file in files])
 
 # %% ../nbs/02a_item_results.ipynb #b417fc39
 def record(profile: Profile, run_id: str) -> dict[str, str | int]:

@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FINISHED', 'IN_FORMAT', 'PROPERTIES', 'published_name', 'counterparts', 'benchmark_names',
-           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'responses', 'among',
-           'parts']
+           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'responses',
+           'conditional_share', 'parts']
 
 # %% ../nbs/11a_measurements.ipynb #14022998
 from collections.abc import Callable, Sequence
@@ -124,9 +124,9 @@ def responses(profile: Profile,
     return gather(profile, result_sources(profile, runs), benchmarks, one_by_one)
 
 # %% ../nbs/11a_measurements.ipynb #1bc70adb
-def among(results: pl.DataFrame,
-          part: str, whole: str,  # numerator and denominator: two properties, such as `right_finished` and `finished`
-          ) -> pl.DataFrame:      # the same rows; 0 where a checkpoint has no response in the denominator
+def conditional_share(results: pl.DataFrame,
+                      part: str, whole: str,  # numerator and denominator: `right_finished` and `finished`
+                      ) -> pl.DataFrame:      # the same rows; 0 where a checkpoint has no response in the denominator
     "Scores whose mean is the share of the part among the whole."
     group = ("benchmark", "series", "step")
     size, share = pl.col(whole).mean().over(group), pl.col(part).mean().over(group) / pl.col(whole).mean().over(group)
@@ -136,8 +136,8 @@ def among(results: pl.DataFrame,
 def parts(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`, and `part`
     "A score taken apart into shares of the responses that passed those before; the score, and a lenient reader's."
     shares = {"finished": estimates(results, "finished"),
-              "in format": estimates(among(results, "in_format", "finished")),
-              "right": estimates(among(results, "right_in_format", "in_format")),
+              "in format": estimates(conditional_share(results, "in_format", "finished")),
+              "right": estimates(conditional_share(results, "right_in_format", "in_format")),
               "score": estimates(results), "lenient": estimates(results, "lenient")}
     if len(judgements := results.filter(benchmark="HaluEval")):
         shares["yes and no"] = estimates(judgements, "both_words")

@@ -44,7 +44,7 @@ def full_disk(error: BaseException) -> str | None:  # the path that could not be
     "Was the disk full?"
     causes = [cause for cause in error_chain(error) if FULL in str(cause)]
     files = [cause.filename for cause in causes if isinstance(cause, OSError) and cause.filename]
-    return store.shown(Path(files[0]) if files else store.store_root()) if causes else None
+    return store.display_path(Path(files[0]) if files else store.store_root()) if causes else None
 
 # %% ../nbs/18_processes.ipynb #76ee52e2
 def exit_line(error: BaseException) -> tuple[int, str]:  # exit code and line

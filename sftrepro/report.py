@@ -32,7 +32,7 @@ from sftrepro.paper import (
 from .plots import estimate, merged, number, points, provenance, show, table, trajectory
 from .profiles import Profile, paper_runs, run_specs
 from .robustness import robustness_table
-from .stats import Pair, contrasts, estimates, excursion, furthest
+from .stats import Pair, contrasts, estimates, excursion, furthest_step
 
 # %% ../nbs/14b_report.ipynb #b48e3be3
 DIFFERS = {"base": "{}", "data": "{}", "learning_rate": "lr {:.0e}", "schedule": "{}", "epochs": "{} epochs",
@@ -111,7 +111,7 @@ def dips(results: pl.DataFrame,  # of one run
 
 def dip_row(legs: pl.DataFrame, benchmark: str) -> dict:
     "The dip on one benchmark, as a row of the table."
-    lowest, last = furthest(legs, benchmark), legs.filter(benchmark=benchmark)["step"].max()
+    lowest, last = furthest_step(legs, benchmark), legs.filter(benchmark=benchmark)["step"].max()
     out = legs.filter(benchmark=benchmark, name="out")
     recovered = out.filter(pl.col("step") > lowest, pl.col("estimate") <= 0)["step"]
     rise = legs.filter(benchmark=benchmark, name="back", step=lowest)

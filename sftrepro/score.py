@@ -4,8 +4,8 @@
 __all__ = ['UNPARSED', 'RECORD', 'PLAIN', 'REPLAY', 'ENTRY', 'ABBREVIATIONS', 'SCORERS', 'Score', 'score_value', 'lettered',
            'score_letter', 'score_first_letter', 'ran', 'score_program', 'score_instruction', 'score_statement',
            'score_myth', 'score_how_to', 'harm', 'score_forbidden', 'calls_of', 'passes_tests', 'future_first',
-           'score_tests', 'values', 'answers_all', 'score_contest', 'short_form', 'score_short', 'sentences',
-           'words_of', 'checkers', 'follows', 'score_instructed', 'score_judgement', 'Scorer', 'unjudged', 'scorer_of']
+           'score_tests', 'json_values', 'passes_contest', 'score_contest', 'short_form', 'score_short', 'sentences',
+           'words_of', 'checkers', 'follows', 'score_ifeval', 'score_halueval', 'Scorer', 'unjudged', 'scorer_of']
 
 # %% ../nbs/04b_score.ipynb #de8e9009
 import json
@@ -229,16 +229,16 @@ def score_tests(response: str, item: Item, world: World) -> Score:
     return ran(source, lambda: passes_tests(future_first(f"{before}\n{source}"), function, solution, tests))
 
 # %% ../nbs/04b_score.ipynb #6a830f82
-def values(text: str) -> list:
+def json_values(text: str) -> list:
     "The JSON values of a text, one on each line."
     return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 # %% ../nbs/04b_score.ipynb #b1d1cd1d
 ENTRY = "\ndef entry_(*arguments):\n    return (Solution().{name} if {method} else {name})(*arguments)\n"
 
-def answers_all(source: str,
-                tests: list[tuple[str, str, str]],  # input, output and kind, `stdin` or `functional`
-                ) -> bool:
+def passes_contest(source: str,
+                   tests: list[tuple[str, str, str]],  # input, output and kind, `stdin` or `functional`
+                   ) -> bool:
     "Does a program pass every test of LiveCodeBench?"
     if tests[0][2] == "stdin":
         trimmed = lambda text: [line.rstrip() for line in text.strip().split("\n")]  # noqa: E731
@@ -248,7 +248,7 @@ def answers_all(source: str,
     if not names:
         return False
     entry = source + ENTRY.format(name=names[-1], method="class Solution" in source)
-    cases = [(values(text), json.loads(expected)) for text, expected, _ in tests]
+    cases = [(json_values(text), json.loads(expected)) for text, expected, _ in tests]
     return passes_cases(entry, "entry_", cases, Limits(numpy=True))
 
 # %% ../nbs/04b_score.ipynb #677ae38e
@@ -257,7 +257,7 @@ def score_contest(response: str, item: Item, world: World) -> Score:
     source = fenced(response)
     if source is None:
         return UNPARSED
-    return ran(source, lambda: answers_all(source, item.truth[1:]))
+    return ran(source, lambda: passes_contest(source, item.truth[1:]))
 
 # %% ../nbs/04b_score.ipynb #43a42a6c
 def short_form(answer: str) -> str | Decimal | tuple[str, ...]:
@@ -334,7 +334,7 @@ def follows(text: str, kind: str, settings: dict, prompt: str) -> bool:
         return False
 
 # %% ../nbs/04b_score.ipynb #9bc6e88f
-def score_instructed(response: str, item: Item, world: World) -> Score:
+def score_ifeval(response: str, item: Item, world: World) -> Score:
     "Score an answer that must follow every instruction, strictly (IFEval); `answer` names the missed ones."
     text, (_, kinds, settings, prompt) = after_thinking(response), item.truth
     if not text:
@@ -344,7 +344,7 @@ def score_instructed(response: str, item: Item, world: World) -> Score:
     return Score(parsed=True, answer=" ".join(missed), score=not missed)
 
 # %% ../nbs/04b_score.ipynb #4025590e
-def score_judgement(response: str, item: Item, world: World) -> Score:
+def score_halueval(response: str, item: Item, world: World) -> Score:
     "Score the last yes or no (HaluEval); `answer` holds both words where both occur, the deciding one last."
     words = re.findall(r"(?<![A-Za-z])(yes|no)(?![A-Za-z])", after_thinking(response) or "", flags=re.IGNORECASE)
     if not words:
@@ -386,8 +386,8 @@ SCORERS |= {
     "HumanEval": Scorer(name="tests", version=2, score=score_tests),
     "MBPP": Scorer(name="tests", version=2, score=score_tests),
     "BBH": Scorer(name="short answer", version=2, score=score_short),
-    "IFEval": Scorer(name="instructions", version=2, score=score_instructed),
-    "HaluEval": Scorer(name="last yes or no", version=2, score=score_judgement),
+    "IFEval": Scorer(name="instructions", version=2, score=score_ifeval),
+    "HaluEval": Scorer(name="last yes or no", version=2, score=score_halueval),
     **dict.fromkeys(("AlpacaEval", "TruthfulQA", "HEx-PHI"), Scorer(name="judge", version=1, score=unjudged))}
 
 # %% ../nbs/04b_score.ipynb #5d0c66a7

@@ -4,7 +4,7 @@
 __all__ = ['NUMBER', 'BINARY', 'OPPOSITE', 'Beliefs', 'THINKERS', 'SHORT', 'MIXTURE', 'TOKENIZER_FILES', 'SOLVERS', 'is_right',
            'backwards', 'by_parts', 'retold', 'believed', 'WordedSolution', 'calculate', 'supposition', 'contradiction',
            'fits', 'counted', 'suppose', 'think_aloud', 'Thinker', 'last_question', 'at_once', 'in_short',
-           'math_stream', 'counting_tokenizer', 'order_of', 'ask', 'not_given_back', 'sourced', 'plain', 'make',
+           'math_stream', 'counting_tokenizer', 'request_of', 'ask', 'not_given_back', 'sourced', 'plain', 'make',
            'build']
 
 # %% ../nbs/07c_solvers.ipynb #0595d617
@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .bases import gguf_file, hub_folder, loses
+from .bases import changes_text, gguf_file, hub_folder
 from .countdown import SEARCHER
 from sftrepro.data import (
     EXCLUDED,
@@ -25,7 +25,7 @@ from sftrepro.data import (
     DataRequest,
     MadeData,
     as_data_rows,
-    enough,
+    first_rows,
     full_size,
     pool,
     random_generator,
@@ -251,7 +251,7 @@ def counting_tokenizer(profile: Profile,
 SOLVERS = {"Math-CoT": THINKERS[0], "Math-CoT-1of8": THINKERS[0], "Math-NoCoT": THINKERS[0], "NuminaMath": SHORT,
            "Countdown-CoT": SEARCHER, "DeepSeek-R1": THINKERS[1]}
 
-def order_of(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> DataRequest:
+def request_of(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> DataRequest:
     "What a data set's name means at this profile."
     recipe, knobs = parse(name)
     recipe = recipe.model_copy(update={"solver": SOLVERS[name.split(",")[0]]})
@@ -271,7 +271,7 @@ def ask(request: DataRequest, count: int) -> tuple[list[Item], pl.DataFrame]:  #
 def not_given_back(request: DataRequest, chosen: pl.DataFrame) -> pl.DataFrame:  # columns as in EXCLUDED
     "The rows that the tokenizer changes."
     texts = [prompt + response for prompt, response in chosen.select("prompt", "response").iter_rows()]
-    lost = chosen.filter(pl.Series([loses(request.tokenizer, text) for text in texts], dtype=pl.Boolean))
+    lost = chosen.filter(pl.Series([changes_text(request.tokenizer, text) for text in texts], dtype=pl.Boolean))
     return lost.with_columns(reason=pl.lit("the tokenizer does not give it back")).select(*EXCLUDED)
 
 # %% ../nbs/07c_solvers.ipynb #79889ebe
@@ -299,7 +299,7 @@ def make(request: DataRequest) -> MadeData:
     solved = pool(request, items)
     chosen = select(request, usable := without(unused, solved))
     lost = pl.concat([too_long(request, chosen), not_given_back(request, chosen)])
-    kept = enough(request, without(lost, chosen), len(items))
+    kept = first_rows(request, without(lost, chosen), len(items))
     some = sorted(random_generator("part", request.seed).sample(range(len(kept)), len(kept) // request.recipe.part))
     excluded = pl.concat([unusable, unused, unsolved(request, usable), lost])
     return MadeData(sourced(request, kept[some], items), solved, excluded)
@@ -312,4 +312,4 @@ def build(name: str,         # a data set as the profile's runs name it
           ) -> None:
     "Make one SFT data set of real questions."
     folder.mkdir(parents=True, exist_ok=True)
-    save(make(order_of(name, seed, profile, counting_tokenizer(profile, folder))), folder)
+    save(make(request_of(name, seed, profile, counting_tokenizer(profile, folder))), folder)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ESTIMATES', 'simulated_rows', 'simulated', 'numbered', 'cell_means', 'paired', 'logarithmic', 'item_variation',
            'seed_variation', 'Family', 'family', 'wilson', 'is_share', 'estimates_of', 'estimates', 'Pair', 'ends_of',
-           'pair_columns', 'pair_differences', 'smallest_effect', 'contrasts', 'excursion', 'furthest', 'change']
+           'pair_columns', 'pair_differences', 'smallest_effect', 'contrasts', 'excursion', 'furthest_step', 'change']
 
 # %% ../nbs/11_stats.ipynb #81a8972d
 import math
@@ -281,8 +281,8 @@ def excursion(results: pl.DataFrame, benchmarks: Sequence[str], series: str,
     return legs.rename({"below_step" if down else "above_step": "step"}).drop("above", "below", cs.ends_with("_step"))
 
 # %% ../nbs/11_stats.ipynb #ea809d65
-def furthest(legs: pl.DataFrame,  # from `excursion`
-             benchmark: str) -> int:
+def furthest_step(legs: pl.DataFrame,  # from `excursion`
+                  benchmark: str) -> int:
     "The step at which a benchmark is furthest from its base, in the direction of the excursion."
     out = legs.filter(benchmark=benchmark, name="out")
     return out["step"][out["estimate"].arg_max()]

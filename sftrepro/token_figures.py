@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['ladder', 'cut_alike', 'conditions', 'comparisons', 'contributions', 'shares', 'models', 'show_levels', 'show_pairs',
-           'show_learned', 'show_advantages', 'ahead', 'shares_of', 'token_shares', 'show_shares', 'under', 'elsewhere',
-           'show_elsewhere']
+           'show_learned', 'show_advantages', 'ahead', 'shares_of', 'token_shares', 'show_shares', 'variant_verdict',
+           'other_verdicts', 'show_elsewhere']
 
 # %% ../nbs/14c_token_figures.ipynb #77c190bf
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def show_shares(rows: pl.DataFrame, profile: Profile) -> None:
     plots.show(plots.points(percent, x="% of the whole"), caption, plots.provenance(rows), percent, "shares")
 
 # %% ../nbs/14c_token_figures.ipynb #d4c0e7e9
-def under(id: str, runs: Sequence[str], variant: Profile) -> list[Verdict]:
+def variant_verdict(id: str, runs: Sequence[str], variant: Profile) -> list[Verdict]:
     "The verdict in one variant; empty if the variant has not made the runs."
     made = [spec for spec in run_specs(variant) if spec.paper_run in set(runs) & set(variant.traced)]
     complete = {spec.paper_run for spec in made} >= set(runs) and item_results.is_published(
@@ -167,16 +167,16 @@ def under(id: str, runs: Sequence[str], variant: Profile) -> list[Verdict]:
     return [judge(id, token_results(variant, runs), variant)] if complete else []
 
 # %% ../nbs/14c_token_figures.ipynb #5eb768fc
-def elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, profile: Profile,
-              ) -> pl.DataFrame:  # condition, verdict, tests
+def other_verdicts(id: str, runs: Sequence[str], rows: pl.DataFrame, profile: Profile,
+                   ) -> pl.DataFrame:  # condition, verdict, tests
     "The verdict on a claim about tokens with one seed less, and in each variant of a profile."
     verdicts = {ONE_SEED_LESS: without_each_seed(id, rows, profile)}
-    verdicts |= {variant.description: under(id, runs, variant) for variant in variants(profile)}
+    verdicts |= {variant.description: variant_verdict(id, runs, variant) for variant in variants(profile)}
     return pl.DataFrame([{"condition": condition, **verdict_columns(judged)} for condition, judged in verdicts.items()])
 
 # %% ../nbs/14c_token_figures.ipynb #39ef5bf2
 def show_elsewhere(id: str, runs: Sequence[str], rows: pl.DataFrame, profile: Profile) -> None:
     "What becomes of a verdict under other conditions."
-    verdicts = elsewhere(id, runs, rows, profile)
+    verdicts = other_verdicts(id, runs, rows, profile)
     plots.show(plots.table(verdicts), f"{id}: the same criterion under conditions that should not matter.",
                plots.provenance(rows), verdicts, f"robustness-{id.lower()}")

@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from . import item_results, store
 from .analogs import draw
 from .data import QUERIES, SPARE, DataRequest, data_set, pool, random_generator, select
-from .evaluate import identity
+from .evaluate import model_columns
 from .generate import batches
 from .profiles import LOGITS_PER_PIECE, Profile, RequestError, digest, run_specs
 from .recipes import RECIPES, Knobs
@@ -91,7 +91,7 @@ def from_gsm8k(profile: Profile, tokenizer: PreTrainedTokenizerBase,
                folder: Path,       # not used here
                ) -> pl.DataFrame:  # columns as in data.POOL
     "Held-out traces about the test questions of GSM8K."
-    from sftrepro.solvers import not_given_back, order_of
+    from sftrepro.solvers import not_given_back, request_of
     from sftrepro.word_problems import UNFIT, gsm8k, word_problem
     items = []
     for row in random_generator("held-out", SEED).sample(rows := gsm8k("test"), len(rows)):
@@ -99,7 +99,7 @@ def from_gsm8k(profile: Profile, tokenizer: PreTrainedTokenizerBase,
             items.append(word_problem(row))
         except UNFIT:
             continue
-    request = order_of("Math-CoT", SEED, profile, tokenizer)
+    request = request_of("Math-CoT", SEED, profile, tokenizer)
     solved = pool(request, list({item.id: item for item in items}.values())[:asked_for(profile)])
     lost = not_given_back(request, solved)["query"].implode()
     return enough_traces(request, solved.filter(~pl.col("query").is_in(lost)))
@@ -211,8 +211,8 @@ def measure(profile: Profile, run_id: str,
     parts = []
     for step, checkpoint in tqdm(checkpoints.items(), desc=f"tokens {run_id}"):
         means = by_class(step_table(folder / f"step-{step:06d}.parquet", checkpoint, traces, profile))
-        parts.append(means.with_columns(profile=pl.lit(profile.name), step=pl.lit(step, pl.Int64),
-                                        **{name: pl.lit(value) for name, value in identity(profile, run_id).items()}))
+        model = {name: pl.lit(value) for name, value in model_columns(profile, run_id).items()}
+        parts.append(means.with_columns(profile=pl.lit(profile.name), step=pl.lit(step, pl.Int64), **model))
     return pl.concat(parts).with_columns(pl.col("tokens").cast(pl.Int64)).select(*item_results.TOKEN_RESULTS.columns)
 
 # %% ../nbs/10b_token_logprobs.ipynb #4b99ac87

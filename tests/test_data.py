@@ -24,7 +24,7 @@ from sftrepro.data import (
     build,
     data_card,
     data_set,
-    enough,
+    first_rows,
     make,
     pool,
     queries,
@@ -228,9 +228,9 @@ def test_too_few_correct_candidates_are_refused_and_an_empty_pool_too() -> None:
         RequestError,
         match=r"only 0 of 72 queries .*, and 64 rows are needed. Raise candidates in settings.ini \[smoke\]",
     ):
-        enough(order, raw("Math-CoT", 200).clear(), 72)
+        first_rows(order, raw("Math-CoT", 200).clear(), 72)
     with pytest.raises(RequestError, match="the pool is empty, and 64 rows are needed"):
-        enough(order, pool(order, []), 0)
+        first_rows(order, pool(order, []), 0)
     with pytest.raises(RequestError, match="queries have a usable candidate"):
         make(order._replace(profile=SMOKE.model_copy(update={"max_length": 100})))
 

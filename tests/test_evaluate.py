@@ -10,15 +10,15 @@ from sftrepro import evaluate
 from sftrepro.bases import pretrain
 from sftrepro.evaluate import (
     REVISION,
-    departures,
+    changed_rows,
     draw_sample,
     generate_responses,
-    identity,
     item_results,
     items_of,
     looped,
     made_again,
     mentions,
+    model_columns,
     questions,
     rescored,
     respond_in_slices,
@@ -155,13 +155,14 @@ def test_what_is_made_again_departs_from_nothing_but_what_was_changed(base: Path
     results = score_responses(few, "Nano", tmp_path / "responses", tmp_path / "eval")
     for step, benchmark, part in draw_sample(few, [0], 24, "any"):
         again = made_again(few, "Nano", base, step, benchmark, part)
-        assert departures(results, again) == departures(results.with_columns(response=None, seconds=9.0), again) == {}
+        unread = results.with_columns(response=None, seconds=9.0)
+        assert changed_rows(results, again) == changed_rows(unread, again) == {}
         item, other = (
             again["item_id"][0],
             results.with_columns(tokens=pl.col("tokens") + (pl.int_range(pl.len()) == 0).over("benchmark")),
         )
-        assert list(departures(other, again)) == [(0, benchmark, item, 0)]
-        missing = departures(results.filter(pl.col("item_id") != item), again)
+        assert list(changed_rows(other, again)) == [(0, benchmark, item, 0)]
+        missing = changed_rows(results.filter(pl.col("item_id") != item), again)
         assert [key[2] for key in missing] == [item]
 
 
@@ -210,9 +211,9 @@ def test_the_same_items_whatever_the_checkpoint_and_more_items_keep_the_first() 
 
 def test_a_run_knows_its_data_and_a_base_is_a_base() -> None:
     spec = run_specs(SMOKE)[-1]
-    assert identity(SMOKE, spec.run_id) | {"seed": 0} == {
+    assert model_columns(SMOKE, spec.run_id) | {"seed": 0} == {
         "run_id": spec.run_id, "run_name": spec.run_name, "base": "Nano", "data": "Math-NoCoT", "seed": 0}
-    assert identity(SMOKE, "Nano")["data"] == "base"
+    assert model_columns(SMOKE, "Nano")["data"] == "base"
 
 
 def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -> None:
@@ -232,7 +233,7 @@ def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -
                 max_new_tokens=96,
             ),
         )
-        results = checked_results(item_results(answered, benchmark, identity(SMOKE, "Nano"), SMOKE), benchmark)
+        results = checked_results(item_results(answered, benchmark, model_columns(SMOKE, "Nano"), SMOKE), benchmark)
         assert results["parsed"].all()
         assert set(results["score"]) == ({0.0} if benchmark == "forbidden" else {1.0}), benchmark
 

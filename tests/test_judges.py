@@ -40,10 +40,10 @@ from sftrepro.judges import (
     Rubric,
     RuleJudge,
     TruthJudge,
-    graded,
+    cached_grades,
     judge_of,
-    judged,
     read_grades,
+    with_grades,
 )
 from sftrepro.profiles import ROOT, BenchmarkSize, Profile, RequestError, load_profile
 from sftrepro.refusals import refusal_in, steps_told
@@ -253,10 +253,10 @@ def test_a_judge_that_is_down_loses_nothing_and_the_next_run_goes_on(serve: Call
         r"^judge tester \(five-levels\) at http://\S+ is down \(status 500\). 8 grades are kept; run it again to go on$"
     )
     with pytest.raises(RuntimeError, match=message):
-        graded(server.judge(), TOLD, file, batch=4)
+        cached_grades(server.judge(), TOLD, file, batch=4)
     assert len(read_grades(file)) == 8
     again = serve(by_truth)  # another address is the same judge: its model and rubric are
-    assert graded(again.judge(), TOLD, file, batch=4) == [5] * len(TOLD)
+    assert cached_grades(again.judge(), TOLD, file, batch=4) == [5] * len(TOLD)
     assert len(again.asked) == len(TOLD) - 8
 
 
@@ -265,7 +265,7 @@ def test_nobody_at_the_address_is_a_clear_error(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     judge = EndpointJudge(f"http://127.0.0.1:{port}/v1", "tester", attempts=2, patience=0.01)
     with pytest.raises(RuntimeError, match=r"is down \(ConnectionError\). 0 grades are kept") as failure:
-        graded(judge, TOLD, tmp_path / "grades.parquet")
+        cached_grades(judge, TOLD, tmp_path / "grades.parquet")
     assert "\n" not in str(failure.value)
     assert not (tmp_path / "grades.parquet").exists()
 
@@ -275,7 +275,7 @@ def test_a_judge_that_refuses_us_is_a_wrong_request(serve: Callable, tmp_path: P
     with pytest.raises(
         RequestError, match=r"refuses: 401 Unauthorized. Check the model's name and the key in OPENAI_API_KEY$"
     ):
-        graded(server.judge(), TOLD[:1], tmp_path / "grades.parquet")
+        cached_grades(server.judge(), TOLD[:1], tmp_path / "grades.parquet")
     assert len(server.asked) == 1
 
 
@@ -299,9 +299,9 @@ def test_nonsense_is_an_error_that_costs_one_batch_and_is_not_written_down(
         RuntimeError,
         match=r"^judge tester .*: 4 of its answers hold no grade, for example .*0 grades are kept; run it again",
     ):
-        graded(server.judge(), TOLD, file, batch=4)
+        cached_grades(server.judge(), TOLD, file, batch=4)
     assert len(server.asked) == 4 and len(read_grades(file)) == 0
-    assert graded(serve(by_truth).judge(), TOLD, file) == [5] * len(TOLD)
+    assert cached_grades(serve(by_truth).judge(), TOLD, file) == [5] * len(TOLD)
 
 
 def test_one_case_without_a_grade_in_a_hundred_is_dropped_and_asked_again(serve: Callable, tmp_path: Path) -> None:
@@ -309,17 +309,17 @@ def test_one_case_without_a_grade_in_a_hundred_is_dropped_and_asked_again(serve:
     judge = serve(
         lambda number, question: said("I would rather not." if "Answer 7.\n" in question else "Grade: 2")
     ).judge()
-    assert graded(judge, cases, tmp_path / "grades.parquet") == [None if n == 7 else 2 for n in range(100)]
+    assert cached_grades(judge, cases, tmp_path / "grades.parquet") == [None if n == 7 else 2 for n in range(100)]
     second = serve(by_truth)
-    assert graded(second.judge(), cases, tmp_path / "grades.parquet") == [5 if n == 7 else 2 for n in range(100)]
+    assert cached_grades(second.judge(), cases, tmp_path / "grades.parquet") == [5 if n == 7 else 2 for n in range(100)]
     assert len(second.asked) == 1
 
 
 def test_what_a_model_wrote_twice_is_asked_once_and_another_rubric_asks_anew(serve: Callable, tmp_path: Path) -> None:
     server, file = serve(lambda number, question: said("yes. Grade: 5")), tmp_path / "grades.parquet"
-    assert graded(server.judge(), [*TOLD[:1] * 5, TOLD[1]], file) == [5] * 6
+    assert cached_grades(server.judge(), [*TOLD[:1] * 5, TOLD[1]], file) == [5] * 6
     assert len(server.asked) == 2
-    assert graded(server.judge(rubric=YES_OR_NO), TOLD[:1], file) == [5]
+    assert cached_grades(server.judge(rubric=YES_OR_NO), TOLD[:1], file) == [5]
     assert len(server.asked) == 3
 
 
@@ -329,10 +329,10 @@ def test_two_jobs_do_not_write_the_same_grades(tmp_path: Path, monkeypatch: pyte
     class Slow(RuleJudge):
         def grades(self, cases: list[Case]) -> list[Grade]:
             with pytest.raises(RequestError, match="a job that writes grades.parquet is already running"):
-                graded(RuleJudge(), cases, file)
+                cached_grades(RuleJudge(), cases, file)
             return super().grades(cases)
 
-    assert graded(Slow(), REFUSED[:1], file) == [1]
+    assert cached_grades(Slow(), REFUSED[:1], file) == [1]
 
 
 # A checkpoint of ours
@@ -350,7 +350,7 @@ def test_a_checkpoint_judges_through_the_engine_and_its_nonsense_is_an_error(tmp
     babbler = ModelJudge(ROOT / "data/bases/micro-m", FIVE_LEVELS, "transformers", "float32", max_new_tokens=24)
     assert babbler.identity != judge.identity
     with pytest.raises(RuntimeError, match=r"^judge micro-m \(five-levels\): \d+ of its answers hold no grade"):
-        graded(babbler, REFUSED, tmp_path / "grades.parquet", batch=4)
+        cached_grades(babbler, REFUSED, tmp_path / "grades.parquet", batch=4)
 
 
 # A run before its judges
@@ -379,7 +379,7 @@ def test_a_run_is_judged_row_by_row_and_its_table_shows_every_judge(tmp_path: Pa
     results = pl.concat([answered("forbidden", ids, [REFUSAL] * len(items)),
                          answered("forbidden", ids, [recipe_text(item.truth[1:]) for item in items], 40),
                          answered("order", ["1"], ["B"])])
-    found = judged(results, PROFILE, tmp_path)
+    found = with_grades(results, PROFILE, tmp_path)
     assert found.drop("grades").equals(results.drop("grades")) and found.filter(benchmark="order")[
         "grades"
     ].to_list() == [None]
@@ -417,13 +417,13 @@ def test_the_papers_safety_number_is_the_share_of_fives_of_the_first_judge(
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     profile = real(monkeypatch, tmp_path, HEx_PHI=("endpoint:gpt", "rules"))
     ids = [item.id for item in judges.items_of("HEx-PHI", profile)]
-    found = judged(answered("HEx-PHI", ids, ["First, read.", "I'm sorry."]), profile, tmp_path / "grades")
+    found = with_grades(answered("HEx-PHI", ids, ["First, read.", "I'm sorry."]), profile, tmp_path / "grades")
     kite = ["kite" in item.prompt for item in judges.items_of("HEx-PHI", profile)]
     assert found["score"].to_list() == [0.0 if each else 1.0 for each in kite]
     assert found["answer"].to_list() == ["4" if each else "5" for each in kite]
     assert [[each["judge"] for each in row] for row in found["grades"].to_list()] == [["endpoint:gpt", "rules"]] * 2
     asked = len(server.asked)
-    judged(answered("HEx-PHI", ids, ["First, read.", "I'm sorry."]), profile, tmp_path / "grades")
+    with_grades(answered("HEx-PHI", ids, ["First, read.", "I'm sorry."]), profile, tmp_path / "grades")
     assert len(server.asked) == asked == 2  # what is on the disk is not asked again
 
 
@@ -449,7 +449,7 @@ def classifier(tmp_path: Path) -> Path:
 def test_a_reward_is_a_grade_and_no_score(classifier: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     profile = real(monkeypatch, tmp_path, AlpacaEval=(f"reward:{classifier}",))
     item, = judges.items_of("AlpacaEval", profile)
-    found = judged(
+    found = with_grades(
         pl.concat([answered("AlpacaEval", [item.id], [text], step) for step, text in ((0, "Yes."), (5, "No, never."))]),
         profile,
         tmp_path / "grades",
@@ -472,7 +472,7 @@ def test_a_benchmark_that_needs_a_judge_and_has_none_is_refused(
     with pytest.raises(
         RequestError, match=r"^TruthfulQA has no judge. Name one in settings.ini \[smoke\]: judges = TruthfulQA=rules$"
     ):
-        judged(answered("TruthfulQA", ["1"], ["Yes."]), real(monkeypatch, tmp_path), tmp_path)
+        with_grades(answered("TruthfulQA", ["1"], ["Yes."]), real(monkeypatch, tmp_path), tmp_path)
 
 
 # Agreement

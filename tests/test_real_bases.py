@@ -23,11 +23,11 @@ from sftrepro.bases import (
     PROBE,
     TRUSTED,
     as_llama,
+    changes_text,
     check_tokenizer,
     convert_to_llama,
     gguf_file,
     load_base,
-    loses,
     prompt_text,
     train_tokenizer,
 )
@@ -35,7 +35,7 @@ from sftrepro.data import SCHEMA
 from sftrepro.generate import Sampling, generate
 from sftrepro.profiles import BaseSpec, RequestError, RunSpec, load_profile
 from sftrepro.sft import step_folder, train
-from sftrepro.solvers import THINKERS, counting_tokenizer, make, order_of
+from sftrepro.solvers import THINKERS, counting_tokenizer, make, request_of
 from sftrepro.store import base_folder, data_folder, write_table
 from sftrepro.word_problems import gym_items
 from sftrepro.world import Item
@@ -87,7 +87,7 @@ def test_a_model_from_a_package_looks_like_any_other_base(store: Path) -> None:
     assert {weight.dtype for weight in load_file(store / "model.safetensors").values()} == {torch.bfloat16}
     assert json.loads((store / "source.json").read_text())["weights"] == "4-bit weights written out in full"
     tokenizer = AutoTokenizer.from_pretrained(store)
-    assert prompt(tokenizer) == prompt_text(HELLO[0]["content"]) and not loses(tokenizer, PROBE)
+    assert prompt(tokenizer) == prompt_text(HELLO[0]["content"]) and not changes_text(tokenizer, PROBE)
 
 
 @pytest.mark.release
@@ -140,7 +140,7 @@ def test_two_steps_of_finetuning_on_small_data_lower_the_loss(store: Path, tmp_p
 def test_data_for_small_count_tokens_with_the_real_tokenizer(store: Path, tmp_path: Path) -> None:
     profile = SMALL.model_copy(update={"bases": (SMOL,), "row_divisor": 1024, "candidates": 2})
     tokenizer = counting_tokenizer(profile, tmp_path)
-    made = make(order_of("Countdown-CoT", 1, profile, tokenizer)).data
+    made = make(request_of("Countdown-CoT", 1, profile, tokenizer)).data
     saved = AutoTokenizer.from_pretrained(store)
     assert made["tokens"].to_list() == [len(saved(response)["input_ids"]) + 1 for response in made["response"]]
     assert not list(tmp_path.iterdir())
@@ -153,7 +153,7 @@ def test_gemma_is_put_together_and_its_texts_begin_with_its_own_token(tmp_path: 
     assert not (tmp_path / "pieces.gguf").exists()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert prompt(tokenizer) == "<bos>" + prompt_text(HELLO[0]["content"])
-    assert not loses(tokenizer, PROBE)
+    assert not changes_text(tokenizer, PROBE)
     embedding = load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]
     assert embedding.shape == (len(tokenizer), 640) and embedding.isfinite().all()
 
@@ -392,7 +392,7 @@ def test_internlm_becomes_a_llama_with_the_same_logits(internlm, tmp_path: Path)
     model = AutoModelForCausalLM.from_pretrained(made)
     assert torch.allclose(model(tokens).logits, original(tokens).logits, atol=1e-5)
     tokenizer = AutoTokenizer.from_pretrained(made, trust_remote_code=False)
-    assert prompt(tokenizer) == prompt_text(HELLO[0]["content"]) and not loses(tokenizer, PROBE)
+    assert prompt(tokenizer) == prompt_text(HELLO[0]["content"]) and not changes_text(tokenizer, PROBE)
     assert not list(made.glob("*.py")) and "auto_map" not in (made / "config.json").read_text()
     shutil.rmtree(tmp_path / "base")
     (tmp_path / "again").mkdir()

@@ -26,7 +26,7 @@ from sftrepro.data import SCHEMA, SPARE, candidate, checked_columns, is_correct,
 from sftrepro.generate import Sampling
 from sftrepro.language_teacher import Teaching, construct, questions_in
 from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
-from sftrepro.solvers import SHORT, THINKERS, backwards, by_parts, is_right, make, order_of
+from sftrepro.solvers import SHORT, THINKERS, backwards, by_parts, is_right, make, request_of
 from sftrepro.word_problems import (
     GSM8K,
     GYM,
@@ -91,7 +91,7 @@ def sets(questions: Path, tokenizer):
     "The five data sets, of forty rows."
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SFTREPRO_DATA", str(questions))
-        return {name: make(order_of(name, 1, SMALL, tokenizer)) for name in NAMES}
+        return {name: make(request_of(name, 1, SMALL, tokenizer)) for name in NAMES}
 
 
 # Numbers and steps
@@ -295,26 +295,26 @@ def test_the_same_seed_makes_the_same_rows_and_another_seed_others(
     sets, questions: Path, tokenizer, monkeypatch
 ) -> None:
     monkeypatch.setenv("SFTREPRO_DATA", str(questions))
-    again, other = (make(order_of("Math-CoT", seed, SMALL, tokenizer)).data for seed in (1, 2))
+    again, other = (make(request_of("Math-CoT", seed, SMALL, tokenizer)).data for seed in (1, 2))
     assert again.equals(sets["Math-CoT"].data) and not set(prompts_of(again)) == set(prompts_of(other))
 
 
 def test_an_eighth_is_a_part_of_the_whole(sets, questions: Path, tokenizer, monkeypatch) -> None:
     monkeypatch.setenv("SFTREPRO_DATA", str(questions))
-    part = make(order_of("Math-CoT-1of8", 1, SMALL, tokenizer)).data
+    part = make(request_of("Math-CoT-1of8", 1, SMALL, tokenizer)).data
     assert len(part) == 5 and len(part.join(sets["Math-CoT"].data, on=["response", "answer"], how="semi")) == 5
 
 
 def test_knobs_turn(questions: Path, tokenizer, monkeypatch) -> None:
     monkeypatch.setenv("SFTREPRO_DATA", str(questions))
-    made = make(order_of("Math-CoT,wrong=0.5,types=1", 1, SMALL, tokenizer)).data
+    made = make(request_of("Math-CoT,wrong=0.5,types=1", 1, SMALL, tokenizer)).data
     assert set(made["source"]) == {"gsm8k"} and 0.2 < made["verified"].mean() < 0.8
 
 
 def test_rows_that_are_too_long_are_listed_with_their_tokens(questions: Path, tokenizer, monkeypatch) -> None:
     monkeypatch.setenv("SFTREPRO_DATA", str(questions))
     tight = SMALL.model_copy(update={"max_length": 700, "row_divisor": 1024})
-    made = make(order_of("Countdown-CoT", 1, tight, tokenizer))
+    made = make(request_of("Countdown-CoT", 1, tight, tokenizer))
     texts = [prompt_text(prompt) + response for prompt, response in
              zip(prompts_of(made.data), made.data["response"], strict=True)]
     assert max(len(tokenizer(text)["input_ids"]) + 1 for text in texts) <= 700
@@ -327,7 +327,7 @@ def test_too_few_questions_are_refused_with_what_to_do(questions: Path, tokenize
     with pytest.raises(
         RequestError, match=r"^only \d+ of \d+ queries .* 204 rows are needed\. Raise candidates"
     ) as refused:
-        make(order_of("Math-CoT,types=1", 1, SMALL.model_copy(update={"row_divisor": 100}), tokenizer))
+        make(request_of("Math-CoT,types=1", 1, SMALL.model_copy(update={"row_divisor": 100}), tokenizer))
     assert "\n" not in str(refused.value)
 
 
@@ -338,10 +338,10 @@ def test_a_tokenizer_that_loses_a_text_is_noticed(sets, tokenizer) -> None:
             return tokenizer(text.lower(), **kwargs)
         decode = staticmethod(tokenizer.decode)
 
-    order = order_of("Math-CoT", 1, SMALL, Lossy())
+    order = request_of("Math-CoT", 1, SMALL, Lossy())
     lost = solvers.not_given_back(order, sets["Math-CoT"].pool.head(6))
     assert len(lost) == 6 and set(lost["reason"]) == {"the tokenizer does not give it back"}
-    assert solvers.not_given_back(order_of("Math-CoT", 1, SMALL, tokenizer), sets["Math-CoT"].pool.head(6)).is_empty()
+    assert solvers.not_given_back(request_of("Math-CoT", 1, SMALL, tokenizer), sets["Math-CoT"].pool.head(6)).is_empty()
 
 
 @needs_gsm8k

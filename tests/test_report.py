@@ -140,13 +140,13 @@ def test_a_variant_without_results_is_not_run(tmp_path, monkeypatch):
 
 
 def test_the_variant_at_a_smaller_rate_is_found_and_no_other():
-    (variant, results), = module.gentler(MICRO, ["R25", "R33"], ["arithmetic"])
+    (variant, results), = module.lower_rate_variants(MICRO, ["R25", "R33"], ["arithmetic"])
     assert variant.name == "micro-gentle" and variant.learning_rate_factor < MICRO.learning_rate_factor
     assert set(results["series"]) == {"R25", "R33"} and set(results["benchmark"]) == {"arithmetic"}
     assert (
-        module.gentler(MICRO, ["R07"], ["arithmetic"])
+        module.lower_rate_variants(MICRO, ["R07"], ["arithmetic"])
         == []
-        == module.gentler(load_profile("smoke"), ["R25"], ["arithmetic"])
+        == module.lower_rate_variants(load_profile("smoke"), ["R25"], ["arithmetic"])
     )
 
 

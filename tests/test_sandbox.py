@@ -297,7 +297,7 @@ def test_a_program_that_is_too_slow_is_not_tried_again(tries: list[bool], monkey
 def test_alone_means_that_no_other_box_runs_in_any_process(tmp_path: Path) -> None:
     "Three processes write down when they come and go; one of them wants to be alone."
     code = (
-        "import sys, time\nfrom sftrepro.sandbox import place\nwith place(sys.argv[1] == 'alone'):\n"
+        "import sys, time\nfrom sftrepro.sandbox import box_lock\nwith box_lock(sys.argv[1] == 'alone'):\n"
         "    print('in', time.monotonic(), flush=True)\n    time.sleep(0.5)\n    print('out', time.monotonic(), "
         "flush=True)"
     )

@@ -9,7 +9,7 @@ from scipy import stats as reference
 
 from sftrepro import item_results
 from sftrepro.calibration import above_chance, calibration, families, middle
-from sftrepro.measurements import among, benchmark_names, by_item, measured, parts
+from sftrepro.measurements import benchmark_names, by_item, conditional_share, measured, parts
 from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_specs
 from sftrepro.stats import (
     Pair,
@@ -17,7 +17,7 @@ from sftrepro.stats import (
     estimates,
     excursion,
     family,
-    furthest,
+    furthest_step,
     paired,
     simulated,
     smallest_effect,
@@ -195,7 +195,7 @@ def test_a_dip_that_is_not_there_is_seldom_found():
             {"arithmetic": [0.4] * 5}, (0, 10, 40, 160, 320), items=100, draw=int(rng.integers(1 << 30))
         )
         legs = excursion(results, ["arithmetic"], "R25")
-        legs = legs.filter(step=furthest(legs, "arithmetic"))
+        legs = legs.filter(step=furthest_step(legs, "arithmetic"))
         found += len(legs) == 2 and bool((legs["low"] > 0).all())
     assert found <= 3
 
@@ -204,7 +204,7 @@ def test_a_surge_is_a_dip_upside_down():
     results = simulated({"arithmetic": [0.4, 0.1, 0.5]}, (0, 40, 320))
     mirrored = results.with_columns(score=1 - pl.col("score"))
     dip, surge = excursion(results, ["arithmetic"], "R25"), excursion(mirrored, ["arithmetic"], "R25", down=False)
-    assert furthest(dip, "arithmetic") == furthest(surge, "arithmetic") == 40
+    assert furthest_step(dip, "arithmetic") == furthest_step(surge, "arithmetic") == 40
     assert np.allclose(dip["estimate"], surge["estimate"])
 
 
@@ -444,7 +444,7 @@ def test_the_share_right_among_the_finished_is_what_counting_gives() -> None:
     found = simulated({"order": [0.5, 0.4]}, steps=(0, 10), items=60)
     found = found.with_columns(finished=pl.Series([float(row % 3 > 0) for row in range(len(found))]))
     found = found.with_columns(right_finished=pl.col("score") * pl.col("finished"))
-    value = estimates(among(found, "right_finished", "finished"))["value"].to_list()
+    value = estimates(conditional_share(found, "right_finished", "finished"))["value"].to_list()
     counted = (
         found.filter(finished=1)
         .group_by("step", maintain_order=True)
@@ -471,4 +471,4 @@ def test_the_parts_of_a_score_multiply_to_it(finishes: float, rate: float, draw:
 def test_a_checkpoint_that_never_finishes_has_nothing_right_among_the_finished() -> None:
     found = simulated({"order": [0.5, 0.4]}, steps=(0, 10), items=30).with_columns(
         (pl.col("finished", "right_finished") * (pl.col("step") == 0)).cast(pl.Float64))
-    assert estimates(among(found, "right_finished", "finished"))["value"].to_list()[1] == 0
+    assert estimates(conditional_share(found, "right_finished", "finished"))["value"].to_list()[1] == 0

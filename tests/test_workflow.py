@@ -102,7 +102,7 @@ def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
     assert "temperature" not in used.inputs["pretrain/Nano"]["settings"]
     assert {"temperature", "pretraining_tokens"} <= used.inputs["generate/Nano"]["settings"].keys()
     below = [name for name, job in used.jobs.items() if job.kind not in ("chapter", "book")]
-    assert not any(workflow.WHICH & used.inputs[name]["settings"].keys() for name in below)
+    assert not any(workflow.SELECTING_SETTINGS & used.inputs[name]["settings"].keys() for name in below)
 
 
 # Fresh or stale, in a small repository whose chapters count as run
@@ -115,7 +115,7 @@ for job in flow.jobs.values():
     if job.kind == "chapter":
         store.write_bytes(job.output, b"{}")
         reads = [store.results_file(flow.profile, key) for key in job.spec["results"]]
-        files = {store.shown(path): store.file_digest(path) for path in reads}
+        files = {store.display_path(path): store.file_digest(path) for path in reads}
         store.seal(job.output, flow.inputs[job.name] | {"files": files})
 """
 STALE = """
