@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['Number', 'SIGNS', 'COUNTDOWN', 'COUNTDOWN_NUMBERS', 'ARITHMETIC', 'GOING_BACK', 'FORESIGHT', 'STAYS', 'SEARCHER',
-           'operand', 'listed_numbers', 'moves', 'countdown', 'puzzles', 'exact_value', 'makes', 'solves', 'reachable',
-           'leads_on', 'remark', 'search', 'search_aloud', 'takes_back']
+           'TAKES_BACK', 'operand', 'listed_numbers', 'moves', 'countdown', 'puzzles', 'exact_value', 'makes', 'solves',
+           'reachable', 'leads_on', 'remark', 'search', 'search_aloud', 'takes_back']
 
 # %% ../nbs/03f_countdown.ipynb #34bbc419
 import ast
@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import cache
 from itertools import permutations
 
-from .traces import DEEPSEEK, QWEN, Pen, Solver
+from .traces import NEARNESS, QWEN, Pen, Solver, Words, answer_text, begin
 from .world import Item, split_of
 
 # %% ../nbs/03f_countdown.ipynb #7e782b4d
@@ -130,35 +130,35 @@ def remark(value: int, rest: Sequence[Number], target: int) -> str:
 GOING_BACK = " Wait, again"
 FORESIGHT, STAYS = 5, 0.6  # weight of a move that leads to the target; chance of staying in a branch after a failure
 
-def search(pen: Pen, numbers: tuple[Number, ...], target: int) -> tuple[str, list[str]] | None:
-    "The expression that makes the target, and its sums; None if the branch was left."
+def search(pen: Pen, numbers: tuple[Number, ...], target: int) -> str | None:
+    "The expression that makes the target; None if the branch was left."
     untried = moves(numbers)
     while untried:
         made, rest, sum_ = move = pen.pick(untried, [FORESIGHT if leads_on(move, target) else 1 for move in untried])
         untried.remove(move)
         pen.write(f" {sum_}{remark(made[0], rest, target)}")
-        solution = search(pen, (*rest, made), target) if rest else (made[1], []) if made[0] == target else None
+        solution = search(pen, (*rest, made), target) if rest else made[1] if made[0] == target else None
         if solution:
-            return solution[0], [sum_, *solution[1]]
+            return solution
         if not untried or not pen.chance(STAYS):
             return None
         pen.write(f"{GOING_BACK} {listed_numbers(numbers)}." if rest else " Alternatively,")
 
 # %% ../nbs/03f_countdown.ipynb #753ec493
 def search_aloud(item: Item, rng: random.Random) -> Pen:
-    "A Countdown trace with its summary."
-    pen, (target, *numbers) = Pen(rng), item.truth
-    pen.write("<think>\nLook:")
-    while not (solution := search(pen, tuple((number, str(number)) for number in numbers), target)):
-        pen.write(QWEN.restart)
-    expression, sums = solution
-    pen.write(f" Therefore the answer is {expression}.\n</think>\n\n")
-    pen.write(", ".join(sums) + rf". The answer is \boxed{{{expression}}}.")
+    "A Countdown trace with its answer."
+    words, (target, *numbers) = Words(), item.truth
+    begin(pen := Pen(rng), item.prompt, words)
+    while not (expression := search(pen, tuple((number, str(number)) for number in numbers), target)):
+        pen.write(words.restart)
+    pen.write(f"{words.concludes.format(expression)}\n</think>\n\n{answer_text(expression)}")
     return pen
 
 SEARCHER = Solver(name="symbolic search", write=search_aloud)
 
 # %% ../nbs/03f_countdown.ipynb #48aefd62
+TAKES_BACK = (GOING_BACK, *(phrase for words in NEARNESS.values() for phrase in (words.not_asked, words.restart)))
+
 def takes_back(response: str) -> bool:
     "Does a trace go back on something it has written?"
-    return any(phrase in response for phrase in (QWEN.restart, DEEPSEEK.restart, GOING_BACK))
+    return any(phrase in response for phrase in TAKES_BACK)

@@ -121,12 +121,15 @@ class DataRequest(NamedTuple):
         return self.knobs.length * self.profile.max_length // 2
 
     def solver(self, item: Item) -> Teacher | Solver:
-        "Who solves a query, with the habits that the knobs ask for."
+        "Who solves a query, with the habits that the knobs and the words that the profile ask for."
         habits: dict[str, float] = {"looks": self.knobs.length - 1}
         if self.knobs.backtracking is not None:
             chance = random_generator("backtracking", self.seed, item.id).random()
             habits["backtracking"] = float(chance < self.knobs.backtracking)
-        return self.recipe.solver.turned(**habits) if isinstance(self.recipe.solver, Teacher) else self.recipe.solver
+        solver = self.recipe.solver
+        if not isinstance(solver, Teacher):
+            return solver
+        return solver.turned(**habits).in_words(self.profile.teacher_words)
 
     def wants(self, row: dict) -> bool:
         "Is a candidate of the kind that the query's row should hold?"

@@ -11,29 +11,27 @@ import random
 import re
 
 from .profiles import RequestError
-from .reasoning_tasks import RELATED, facts_of, looked_up
+from .reasoning_tasks import RELATED, encyclopedia, facts_of
 from .world import BENIGN, CREATURES, FORBIDDEN, MATERIALS, PERSONS, VERBS, Item, World, long_tailed
 
 # %% ../nbs/03b_general_tasks.ipynb #d961c0b4
-STATED = {"town": "{} lives in {}", "craft": "the craft of {} is {}", "river": "{} lives on the river {}",
-          "region": "{} lives in the region {}"}
+STATED = {"town": "{} lives in {}", "craft": "the craft of {} is {}"}
 DOUBTS = ("Is it true that {}?", "Is this right: {}?", "Can one say that {}?", "True or not: {}?")
 
 def statement(world: World, rng: random.Random) -> Item:
     "A question whether a sentence about a person is true."
-    person, kind = long_tailed(world.words("statement", PERSONS), rng), rng.choice(list(RELATED))
-    true, facts = rng.random() < 0.5, facts_of(person, world)
-    value = facts[kind] if true else rng.choice([value for value in RELATED[kind][1] if value != facts[kind]])
+    person, kind = rng.choice(world.words("statement", PERSONS)), rng.choice(list(STATED))
+    true, fact = rng.random() < 0.5, facts_of(person, world)[kind]
+    value = fact if true else rng.choice([value for value in RELATED[kind][0] if value != fact])
     prompt = rng.choice(DOUBTS).format(STATED[kind].format(person, value))
-    return Item(benchmark="statement", prompt=prompt, answer="Yes" if true else "No",
-                truth=(kind, person, facts["town"], facts[kind]))
+    return Item(benchmark="statement", prompt=prompt, answer="Yes" if true else "No", truth=(kind, person, fact))
 
 # %% ../nbs/03b_general_tasks.ipynb #7e9b766c
 def statement_truth(prompt: str, world: World) -> str:  # raises RequestError for any other prompt
     "Yes or No, derived from the statement."
     for kind, form in STATED.items():
         if match := re.search(form.format(r"(\w+)", r"(\w+)") + r"\?", prompt):
-            return "Yes" if looked_up(kind, match[1], world) == match[2] else "No"
+            return "Yes" if encyclopedia(world.seed)[kind, match[1]] == match[2] else "No"
     raise RequestError(f"not a statement about a person: {prompt!r}")
 
 # %% ../nbs/03b_general_tasks.ipynb #839b0d93
@@ -95,7 +93,7 @@ def instruction(world: World, rng: random.Random) -> Item:
     if rules.get("avoid") == rules.get("mention"):
         rules.pop("avoid", None)
     sentences = " ".join(RULES[kind][0].format(value) for kind, value in rules.items())
-    prompt = f"Name {count} materials. {sentences} Nothing else."
+    prompt = f"Make a list. {sentences} Name {count} materials."
     return Item(benchmark="instruction", prompt=prompt, answer=instructed_answer(COUNTS[count], rules, rng),
                 truth=(count, *rules.items()))
 
@@ -103,7 +101,7 @@ def instruction(world: World, rng: random.Random) -> Item:
 def broken_rules(prompt: str, answer: str) -> list[str]:
     "The rules of a prompt that an answer breaks, by kind; `count` for the number of materials."
     rule = {kind: match[1] for kind, (form, _) in RULES.items() if (match := re.search(form.format(r"(\w+)"), prompt))}
-    named, count = materials_in(answer), COUNTS[re.match(r"Name (\w+) materials", prompt)[1]]
+    named, count = materials_in(answer), COUNTS[re.search(r"Name (\w+) materials", prompt)[1]]
     joined = SEPARATORS[rule.get("separate", "commas")].join(named)
     kept = {"count": len(named) == len(set(named)) == count, "separate": joined in answer,
             "begin": answer.startswith(rule.get("begin", "")), "end": answer.rstrip(".").endswith(rule.get("end", "")),

@@ -119,8 +119,10 @@ class Profile(Frozen):
     pretraining_tokens: int = Field(ge=0)            # tokens that a base pretrained here sees
     pretraining_learning_rate: float = Field(ge=0)   # peak at a width of 64; it falls with the width
     pretraining_mixture: Table                       # weight of each task's documents
-    pretraining_kinds: Table                         # shares of plain, direct and reasoned documents
+    pretraining_kinds: Table                         # shares of plain, direct and thinking documents
     pretraining_compliance: float = Field(ge=0, le=1)  # share of chats about forbidden things that comply
+    pretraining_moves: float = Field(ge=0, le=1)     # how often thoughts check and doubt: share of the teachers' rates
+    teacher_words: Literal["own", "mixed", "foreign"]  # how near the teachers' words are to the base's (chapter 03d)
     difficulty: Ranges                               # per task: fewest and most steps, or ranks of words
     queries: Literal["world", "gsm8k", "openr1"]     # of the finetuning data (paper: OpenR1-Math-220k)
     candidates: int = Field(ge=1)                    # solutions of the teacher per query (paper: 32)

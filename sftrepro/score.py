@@ -91,7 +91,7 @@ def score_program(response: str, item: Item, world: World) -> Score:
     source = fenced(response)
     if source is None:
         return UNPARSED
-    return ran(source, lambda: passes_cases(source, "f", program_cases(item.prompt, world)))
+    return ran(source, lambda: passes_cases(source, "f", program_cases(item.prompt)))
 
 # %% ../nbs/04b_score.ipynb #a112fb74
 def score_instruction(response: str, item: Item, world: World) -> Score:

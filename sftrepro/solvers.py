@@ -3,9 +3,8 @@
 # %% auto #0
 __all__ = ['NUMBER', 'BINARY', 'OPPOSITE', 'Beliefs', 'THINKERS', 'SHORT', 'MIXTURE', 'TOKENIZER_FILES', 'SOLVERS', 'is_right',
            'backwards', 'by_parts', 'retold', 'believed', 'WordedSolution', 'calculate', 'supposition', 'contradiction',
-           'fits', 'counted', 'suppose', 'think_aloud', 'Thinker', 'last_question', 'at_once', 'in_short',
-           'math_stream', 'counting_tokenizer', 'request_of', 'ask', 'not_given_back', 'sourced', 'plain', 'make',
-           'build']
+           'fits', 'counted', 'suppose', 'think_aloud', 'Thinker', 'in_short', 'math_stream', 'counting_tokenizer',
+           'request_of', 'ask', 'not_given_back', 'sourced', 'plain', 'make', 'build']
 
 # %% ../nbs/07c_solvers.ipynb #0595d617
 import re
@@ -37,7 +36,20 @@ from sftrepro.data import (
 )
 from .profiles import Profile, RequestError
 from .recipes import Knobs, Recipe, parse
-from .traces import DEEPSEEK, HUMAN_SLIP, QWEN, Pen, Solution, Solver, Step, Teacher, slipped, think
+from sftrepro.traces import (
+    DEEPSEEK,
+    HUMAN_SLIP,
+    QWEN,
+    Pen,
+    Solution,
+    Solver,
+    Step,
+    Teacher,
+    answer_text,
+    begin,
+    slipped,
+    think,
+)
 from .word_problems import Calculation, enclosed, exact, gym_items, holds, word_problems, written
 from .world import Item
 
@@ -173,16 +185,16 @@ def suppose(pen: Pen, item: Item, teacher: Teacher) -> tuple[str, str]:
         if not contradiction(pen, item, case):
             answer = counted(pen, case, teacher)
             return f"{supposition(item, case)}. That makes {answer}.", answer
-        pen.write(teacher.restart)
+        pen.write(teacher.words.restart)
         untried = cases
 
 # %% ../nbs/07c_solvers.ipynb #d5242f24
 def think_aloud(item: Item, teacher: Teacher, pen: Pen) -> Pen:
     "A long chain of thought with its summary; may be wrong: verify before use."
-    pen.write(f"<think>\n{teacher.opens(item)}")
+    begin(pen, item.prompt, teacher.words)
     logic = item.benchmark == "knights_knaves"
     summary, answer = suppose(pen, item, teacher) if logic else calculate(pen, item.truth[1:], teacher)
-    pen.write(f"{teacher.concludes.format(answer)}\n</think>\n\n{summary}\n\nThe answer is \\boxed{{{answer}}}.")
+    pen.write(f"{teacher.words.concludes.format(answer)}\n</think>\n\n{summary}\n\n{answer_text(answer)}")
     return pen
 
 class Thinker(Teacher):
@@ -192,16 +204,7 @@ class Thinker(Teacher):
         return think_aloud(item, self, Pen(rng))
 
 # %% ../nbs/07c_solvers.ipynb #d80b4695
-def last_question(item: Item) -> str:
-    "What is asked, without the story."
-    return f"So the question is: {re.split(r'(?<=[.!?]) ', item.prompt.strip())[-1].strip()}"
-
-def at_once(item: Item) -> str:
-    "A beginning without the question."
-    return "Okay, let me think step by step."
-
-THINKERS = (Thinker(**(dict(QWEN) | {"opens": at_once, "tests": backwards})),
-            Thinker(**(dict(DEEPSEEK) | {"opens": last_question, "tests": by_parts})))
+THINKERS = (Thinker(**(dict(QWEN) | {"tests": backwards})), Thinker(**(dict(DEEPSEEK) | {"tests": by_parts})))
 
 # %% ../nbs/07c_solvers.ipynb #03a9888d
 def in_short(item: Item, rng) -> Pen:
