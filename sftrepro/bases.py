@@ -118,7 +118,8 @@ def blocks(profile: Profile,
     block, documents = {key: [] for key in PADDING}, internet(profile, seed)
     blocks_left = profile.pretraining_tokens // PRETRAINING_BLOCK
     while blocks_left:
-        for row in with_labels(list(islice(documents, 256)), tokenizer):
+        rows = with_labels(list(islice(documents, 256)), tokenizer)
+        for row in (row for row in rows if len(row["labels"]) <= PRETRAINING_BLOCK):
             if len(block["labels"]) + len(row["labels"]) > PRETRAINING_BLOCK and blocks_left:
                 padding = PRETRAINING_BLOCK - len(block["labels"])
                 yield {key: tokens + [PADDING[key]] * padding for key, tokens in block.items()}

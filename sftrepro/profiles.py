@@ -318,6 +318,6 @@ def checkpoint_steps(spec: RunSpec) -> list[int]:
 
 # %% ../nbs/01_profiles.ipynb #cae0b5d2
 VOCABULARY = 1280         # tokens of the micro world's tokenizer, without the two thinking tags
-PRETRAINING_BLOCK = 256   # tokens of a pretraining row; the longest document is shorter than 200
+PRETRAINING_BLOCK = 256   # tokens of a pretraining row; longer documents are left out
 LOGITS_PER_PIECE = 8192   # response tokens whose logits are in memory at once
 TOKENS_PER_BATCH = 2**16  # tokens in the key-value cache of the transformers engine at once
