@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from .countdown import SEARCHER
+from .internet import POLYMATH
 from .profiles import Frozen, RequestError
 from .reasoning_tasks import OPERATIONS
 from .traces import DEEPSEEK, PEOPLE, QWEN, Solver, Teacher, without_thinking
@@ -22,11 +23,12 @@ def whole_response(response: str) -> str:
 # %% ../nbs/07_recipes.ipynb #70642666
 class Recipe(Frozen):
     "How a data set of the paper is made in the micro world."
-    queries: Literal["math", "countdown"]
-    solver: Teacher | Solver             # who writes the solutions
+    queries: Literal["math", "countdown", "reasoning"]  # reasoning: all tasks that can be worked out
+    solver: Teacher | Solver | None      # who writes the solutions; None: the base that is to be finetuned
     keeps: Callable[[str], str] = whole_response  # what of the response becomes the row
     verified: bool = True                # must the solution be correct?
     part: int = 1                        # one in so many rows of the full data set
+    shuffled: bool = False               # does each query get the response of another?
     knobs: tuple[str, ...] = ()          # what the name may change (the last section)
 
 # %% ../nbs/07_recipes.ipynb #5a2b2324
@@ -36,7 +38,10 @@ RECIPES = {
     "Math-NoCoT": Recipe(queries="math", solver=QWEN, keeps=without_thinking, knobs=("wrong", "types")),
     "NuminaMath": Recipe(queries="math", solver=PEOPLE, verified=False, knobs=("wrong", "types")),
     "Countdown-CoT": Recipe(queries="countdown", solver=SEARCHER),
-    "DeepSeek-R1": Recipe(queries="math", solver=DEEPSEEK, knobs=("wrong", "backtracking", "length", "types"))}
+    "DeepSeek-R1": Recipe(queries="math", solver=DEEPSEEK, knobs=("wrong", "backtracking", "length", "types")),
+    "Own-answers": Recipe(queries="math", solver=None, verified=False, knobs=("base",)),
+    "All-CoT": Recipe(queries="reasoning", solver=POLYMATH),
+    "Math-CoT-shuffled": Recipe(queries="math", solver=QWEN, shuffled=True)}
 
 # %% ../nbs/07_recipes.ipynb #d762d27f
 def recipe_named(name: str,  # of a data set, without knobs
@@ -48,7 +53,8 @@ def recipe_named(name: str,  # of a data set, without knobs
 
 # %% ../nbs/07_recipes.ipynb #1fe5df63
 class Knobs(Frozen):
-    "What part III changes about a data set."
+    "What the name of a data set may change about it."
+    base: str = ""                                        # the base that answers, where the recipe has no solver
     wrong: float | None = Field(None, ge=0, le=1)         # share of wrong solutions; None: the recipe's
     backtracking: float | None = Field(None, ge=0, le=1)  # share of traces that take back a step; None: the teacher's
     length: int = Field(1, ge=1, le=4)                    # how often a chain is gone through, at least
@@ -57,7 +63,7 @@ class Knobs(Frozen):
     @property
     def plain(self) -> bool:
         "Are the solutions the paper's, whatever the queries?"
-        return self == Knobs(types=self.types)
+        return self == Knobs(types=self.types, base=self.base)
 
 # %% ../nbs/07_recipes.ipynb #8c35528f
 def parse(name: str,  # of a data set, perhaps with knobs

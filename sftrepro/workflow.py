@@ -21,6 +21,7 @@ from .codegraph import Library, closure, free_names, imports_of, library
 from .contents import chapter_files
 from sftrepro.profiles import (
     ROOT,
+    THINKING,
     BaseSpec,
     Frozen,
     Profile,
@@ -32,6 +33,7 @@ from sftrepro.profiles import (
     run_specs,
     settings,
 )
+from .recipes import parse
 from .store import file_digest
 
 # %% ../nbs/16b_workflow.ipynb #fa315660
@@ -87,14 +89,21 @@ def base_job(profile: Profile, base: BaseSpec) -> Job:
                output=store.base_folder(profile, base.name))
 
 def base_jobs(profile: Profile) -> list[Job]:
-    "Making each base and evaluating it before any finetuning."
-    return [job for base in profile.bases for job in (
-        base_job(profile, base), *evaluation_jobs(profile, base.name, base_job(profile, base).name))]
+    "Making each base and evaluating it before any finetuning, as it is and made to think."
+    jobs = []
+    for base in profile.bases:
+        made = base_job(profile, base)
+        jobs += [made, *evaluation_jobs(profile, base.name, made.name),
+                 *evaluation_jobs(profile, base.name + THINKING, made.name)]
+    return jobs
 
 # %% ../nbs/16b_workflow.ipynb #505f4b9f
 def data_job(profile: Profile, spec: RunSpec) -> Job:
     "Making the data set of a run."
-    return Job(kind="data", key=f"{spec.data}-seed{spec.seed}", spec={"data": spec.data, "seed": spec.seed},
+    base = parse(spec.data)[1].base if profile.queries == "world" else ""
+    needs = tuple(base_job(profile, answers).name for answers in profile.bases if answers.name == base)
+    return Job(kind="data", key=f"{spec.data}-seed{spec.seed}", needs=needs,
+               spec={"data": spec.data, "seed": spec.seed},
                output=store.data_folder(profile.name, spec.data, spec.seed))
 
 def tokens_job(profile: Profile, spec: RunSpec, needs: tuple[str, str]) -> Job:  # needs: the run's training, its base
@@ -119,7 +128,8 @@ def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     if "profile" not in chapter.parameters:
         return ()
     words = {str(word) for value in chapter.parameters.values() if isinstance(value, list) for word in value}
-    named = tuple(paper_runs()) if "all" in words else tuple(word for word in words if re.fullmatch(r"R\d+", word))
+    pattern = r"R\d+(-\w+)?"
+    named = tuple(paper_runs()) if "all" in words else tuple(word for word in words if re.fullmatch(pattern, word))
     runs = run_specs(profile, named) if named else []
     return (*(base.name for base in profile.bases), *(spec.run_id for spec in runs))
 
@@ -148,7 +158,8 @@ def jobs(profile: Profile) -> dict[str, Job]:
     return {job.name: job for job in (*made, book)}
 
 # %% ../nbs/16b_workflow.ipynb #82dc8133
-SELECTING_SETTINGS = {"name", "description", "testable", "bases", "runs", "seeds", "traced", "bases_dir", "results_dir"}
+SELECTING_SETTINGS = {"name", "description", "testable", "bases", "runs", "seeds", "traced", "controls", "bases_dir",
+                      "results_dir"}
 
 def settings_used(attributes: set[str],  # every `.attribute` in some code
                   profile: Profile) -> dict[str, object]:
