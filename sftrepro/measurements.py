@@ -12,7 +12,7 @@ import polars as pl
 
 from . import item_results
 from .analogs import BENCHMARKS
-from .profiles import Profile, RequestError, paper_runs, run_specs
+from .profiles import THINKING, Profile, RequestError, paper_runs, run_specs
 from .stats import estimates
 
 # %% ../nbs/11a_measurements.ipynb #30bff74a
@@ -46,7 +46,8 @@ def benchmark_names(profile: Profile,
 def result_sources(profile: Profile, runs: Sequence[str],
                    ) -> list[tuple[str, str]]:  # file stem (a base or a run id) and series; raises RequestError
     "The result files of some runs; runs that the profile does not make are left out."
-    bases = [base.name for base in profile.bases if {"bases", base.name} & set(runs)]
+    bases = [name for base in profile.bases for name in (base.name, base.name + THINKING)
+             if name in runs or ("bases" in runs and name == base.name)]
     ids = tuple(paper_runs()) if "all" in runs else tuple(run for run in runs if run not in ("bases", *bases))
     specs = [spec for spec in run_specs(profile, ids) if spec.paper_run in ids]
     if not specs and not bases:
