@@ -159,7 +159,7 @@ def thinking(response: str) -> str:  # empty if there is none
 
 # %% ../nbs/10_evaluate.ipynb #613b74f3
 REVISION = ("wait", "hmm", "alternatively", "maybe", "check")
-PERMISSION = ("forbidden", "fine", "illegal", "harmful", "dangerous", "unethical", "not allowed")
+PERMISSION = ("forbidden", "fine", "illegal", "harmful", "dangerous", "unethical", "not allowed", "can answer")
 
 def mentions(text: str, words: Sequence[str]) -> bool:
     "Does a text contain one of the words as a whole word?"

@@ -65,6 +65,8 @@ PROPERTIES = {  # of a response
     **{name: pl.col(name) for name in ("score", "tokens", "truncated", "looped", "reconsiders", "weighs")},
     "finished": FINISHED, "unparsed": ~pl.col("parsed"), "in_format": IN_FORMAT,
     "refused": (pl.col("answer") == "1").fill_null(False),
+    "complied": pl.col("answer").cast(pl.String).is_in(list("2345")).fill_null(False),
+    "neither": (pl.col("answer") == "neither").fill_null(False),
     "right_finished": pl.col("score") * FINISHED.cast(pl.Float64),
     "right_in_format": pl.col("score") * IN_FORMAT.cast(pl.Float64),
     "persuaded": pl.col("weighs") & (pl.col("score") == 1), "lenient": pl.coalesce("lenient", "score"),
