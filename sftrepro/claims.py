@@ -5,7 +5,7 @@ __all__ = ['Value', 'STRENGTH', 'EDGE', 'Ends', 'UNTESTABLE', 'WORDS', 'WAITING'
            'Superseded', 'Claim', 'Ledger', 'ledger', 'comparison_outcome', 'weakest', 'compare_ends', 'end_of',
            'cramped', 'ends_with_room', 'no_room', 'judge_dip', 'with_outcomes', 'ended', 'judge_surge',
            'still_growing', 'judge_contrast', 'over_benchmarks', 'over_tests', 'Judged', 'judge_test', 'Verdict',
-           'obstacles', 'failed_controls', 'judge', 'judge_tests', 'judge_all', 'tally', 'runs_published',
+           'obstacles', 'Sight', 'sight', 'judge', 'judge_tests', 'judge_all', 'tally', 'runs_published',
            'current_verdicts']
 
 # %% ../nbs/13a_claims.ipynb #96996c96
@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import polars as pl
 from pydantic import Field, ValidationError
 
 from . import item_results, store
-from .controls import Control, failure
+from .controls import Control, failure, lifted_by_format
 from .measurements import conditional_share, counterparts, measured
 from .profiles import ROOT, Frozen, Profile, RequestError, paper_runs, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
@@ -57,6 +57,7 @@ class Contrasts(Frozen):
     contrasts: tuple[tuple[str, str], ...] = Field(min_length=1)  # (above, below): run ids, or `base`
     margins: tuple[float, ...]         # one for each contrast: percentage points, for tokens the ratio, for nats nats
     gains: bool = False                # each run counts from its own base
+    content: bool = False              # is it about what traces say? Then a benchmark that format lifts is left out
     base_at_least: float = 0
     base_at_most: float = 100
 
@@ -290,11 +291,16 @@ class Judged:
     reasons: list[str]   # benchmarks that were left out
 
 # %% ../nbs/13a_claims.ipynb #e4ce8bb3
-def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Profile, book: Ledger) -> Judged:
+def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Profile, book: Ledger,
+               lifted: Sequence[str] = (),  # benchmarks that the format alone lifts
+               ) -> Judged:
     "One test: its family of comparisons, judged benchmark by benchmark."
     ours = [counterparts(profile).get(paper, paper) for paper in test.benchmarks]
     present = [name for name in ours if name in set(results["benchmark"].unique())]
     reasons = {name: no_room(test, results, name) for name in present}
+    if test.kind == "contrast" and test.content:
+        reasons |= {name: f"{name} is left out: traces of other queries lift it as well"
+                    for name in present if name in lifted}
     usable = [name for name in present if not reasons[name]]
     if not usable:
         left_out = [f"{test.name}: {reason}" for reason in reasons.values()]
@@ -336,29 +342,34 @@ def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, min
     missing = criterion.runs - set(results["series"].unique())
     return reasons + [f"run {run} is not made at profile {profile.name}" for run in sorted(missing)]
 
-# %% ../nbs/13a_claims.ipynb #2a2f86b7
-def failed_controls(id: str, profile: Profile, book: Ledger | None = None) -> list[str]:
-    "Why the controls of a claim do not let it be judged at a profile; empty where all hold."
-    criterion = (book or ledger()).claims[id].criterion
-    needed = criterion.controls if criterion else {}
-    bases = {model.paper: model.name for model in profile.bases}
+# %% ../nbs/13a_claims.ipynb #49fb8fb4
+class Sight(NamedTuple):
+    "What the controls let a claim's tests see."
+    failed: tuple[str, ...] = ()  # why the claim cannot be judged
+    lifted: tuple[str, ...] = ()  # benchmarks that the format alone lifts
+
+def sight(id: str, profile: Profile, book: Ledger | None = None) -> Sight:
+    "What the published controls of a profile let a claim's tests see."
+    criterion, bases = (book or ledger()).claims[id].criterion, {base.paper: base.name for base in profile.bases}
     asked = dict.fromkeys((control, bases[paper_runs()[run].base_model])
-                          for control, runs in needed.items() for run in runs
-                          if paper_runs()[run].base_model in bases)
-    return [reason for control, base in asked if (reason := failure(profile, control, base))]
+                          for control, runs in (criterion.controls if criterion else {}).items()
+                          for run in runs if paper_runs()[run].base_model in bases)
+    failed = (failure(profile, control, base) for control, base in asked)
+    lifted = (name for base in dict.fromkeys(base for _, base in asked) for name in lifted_by_format(profile, base))
+    return Sight(tuple(filter(None, failed)), tuple(dict.fromkeys(lifted)))
 
 # %% ../nbs/13a_claims.ipynb #75bd4ac8
 def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all runs and benchmarks of the claim
           profile: Profile, book: Ledger | None = None,
-          failed: Sequence[str] = (),  # of `failed_controls`
+          seen: Sight = Sight(),  # noqa: B008 (frozen); of `sight`: without it, as if all controls held
           ) -> Verdict:
     "The verdict on a claim."
     book = book or ledger()
     claim = book.claims[id]
     if claim.criterion is None:
         return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
-    missing = [*obstacles(claim.criterion, results, profile, book.minimum_seeds), *failed]
-    judged = judge_tests(claim.criterion, results, profile, book)
+    missing = [*obstacles(claim.criterion, results, profile, book.minimum_seeds), *seen.failed]
+    judged = judge_tests(claim.criterion, results, profile, book, seen.lifted)
     unjudged = any(not test.outcomes for test in judged)
     tests = {test.name: over_benchmarks(test.outcomes) for test in judged if test.outcomes}
     word = UNTESTABLE if missing or unjudged else over_tests(list(tests.values()))
@@ -366,18 +377,19 @@ def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all ru
     rows = [row for test in judged for row in test.rows]
     return Verdict(id, claim, profile.name, word, reasons, tests, pl.DataFrame(rows, infer_schema_length=None))
 
-def judge_tests(criterion: Criterion, results: pl.DataFrame, profile: Profile, book: Ledger) -> list[Judged]:
+def judge_tests(criterion: Criterion, results: pl.DataFrame, profile: Profile, book: Ledger,
+                lifted: Sequence[str]) -> list[Judged]:
     "Those tests of a criterion whose runs are all there."
     own = results.filter(pl.col("series").is_in(list(criterion.runs)))
     there = set(own["series"].unique())
-    return [judge_test(test, own, profile, book) for test in criterion.tests if test.runs <= there]
+    return [judge_test(test, own, profile, book, lifted) for test in criterion.tests if test.runs <= there]
 
 # %% ../nbs/13a_claims.ipynb #4a9fb0c4
 def judge_all(results: pl.DataFrame,  # `measurements.measured` with all runs and benchmarks of the profile
               profile: Profile) -> list[Verdict]:
     "All claims, judged by the results of a profile."
     book = ledger()
-    return [judge(id, results, profile, book, failed_controls(id, profile, book)) for id in book.claims]
+    return [judge(id, results, profile, book, sight(id, profile, book)) for id in book.claims]
 
 def tally(verdicts: Sequence[Verdict]) -> str:
     "How many claims have which verdict, in one line."
@@ -410,5 +422,5 @@ def current_verdicts(profile: Profile,
             words[id] = WAITING
         else:
             words[id] = "open" if claim.criterion is None else judge(
-                id, results, profile, book, failed_controls(id, profile, book)).word
+                id, results, profile, book, sight(id, profile, book)).word
     return words

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Control', 'control_rules', 'control_ends', 'compared', 'is_there', 'group_of', 'shortfall', 'control_run',
-           'control_series', 'control_rows', 'failure']
+           'control_series', 'control_rows', 'failure', 'lifted_by_format']
 
 # %% ../nbs/13_controls.ipynb #c0a10003
 from datetime import date
@@ -108,3 +108,9 @@ def failure(profile: Profile, control: str, base: str) -> str:  # empty where th
     rows = control_rows(profile, control, base)
     lack = "it has not been made" if rows is None else shortfall(control, control_rules()[control], rows)
     return f"control {control} fails for {base}: {lack}" if lack else ""
+
+# %% ../nbs/13_controls.ipynb #e4d12601
+def lifted_by_format(profile: Profile, base: str) -> list[str]:
+    "The benchmarks on which a base gains by traces that belong to other queries."
+    rows = control_rows(profile, "shuffled", base)
+    return [] if rows is None else is_there(rows, control_rules()["shuffled"])

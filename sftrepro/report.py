@@ -16,7 +16,7 @@ import polars as pl
 
 from . import item_results, store
 from .cards import scoreboard_numbers, verdict_caption, verdict_card
-from .claims import failed_controls, judge
+from .claims import judge, sight
 from .measurements import parts
 from sftrepro.paper import (
     PUBLISHED_SCORES,
@@ -301,7 +301,7 @@ def show_cases(results: pl.DataFrame, profile: Profile) -> None:
 # %% ../nbs/14b_report.ipynb #29f6a75b
 def show_verdict(id: str, results: pl.DataFrame, profile: Profile) -> None:
     "A claim's verdict, and what becomes of it under other conditions."
-    verdict = judge(id, results, profile, failed=failed_controls(id, profile))
+    verdict = judge(id, results, profile, seen=sight(id, profile))
     show(verdict_card(verdict), verdict_caption(verdict), provenance(results), scoreboard_numbers([verdict]),
          f"verdict-{id.lower()}")
     conditions = robustness_table(id, results, profile)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from . import item_results
-from .claims import UNTESTABLE, Verdict, failed_controls, judge, ledger
+from .claims import UNTESTABLE, Verdict, judge, ledger, sight
 from .measurements import conditional_share, measured
 from .profiles import Profile, run_specs, variants
 
@@ -20,8 +20,8 @@ def without_each_seed(id: str, results: pl.DataFrame, profile: Profile) -> list[
     "The verdicts on a claim with one seed fewer; they may be given on fewer seeds than the ledger asks for."
     trained, book = pl.col("step") > 0, ledger().model_copy(update={"minimum_seeds": 1})
     seeds = results.filter(trained)["seed"].unique().sort()
-    failed = failed_controls(id, profile)
-    return [judge(id, results.filter(~trained | (pl.col("seed") != seed)), profile, book, failed)
+    seen = sight(id, profile)
+    return [judge(id, results.filter(~trained | (pl.col("seed") != seed)), profile, book, seen)
             for seed in seeds if len(seeds) > 1]
 
 # %% ../nbs/13b_robustness.ipynb #d66a34be
@@ -47,13 +47,13 @@ def robustness_table(id: str, results: pl.DataFrame, profile: Profile) -> pl.Dat
     "The verdict on a claim under each condition, and the outcome of each test."
     runs = sorted(ledger().claims[id].criterion.runs)
     finished = conditional_share(results, "right_finished", "finished")
-    failed = failed_controls(id, profile)
-    conditions = {"as the criterion says": [judge(id, results, profile, failed=failed)],
-                  "finished responses only": [judge(id, finished, profile, failed=failed)],
+    seen = sight(id, profile)
+    conditions = {"as the criterion says": [judge(id, results, profile, seen=seen)],
+                  "finished responses only": [judge(id, finished, profile, seen=seen)],
                   ONE_SEED_LESS: without_each_seed(id, results, profile)}
     for variant in variants(profile):
         rows = variant_results(variant, runs)
-        conditions[variant.description] = [] if rows is None else [judge(id, rows, variant, failed=failed)]
+        conditions[variant.description] = [] if rows is None else [judge(id, rows, variant, seen=seen)]
     return pl.DataFrame([{"condition": condition, **verdict_columns(verdicts)}
                          for condition, verdicts in conditions.items()])
 
