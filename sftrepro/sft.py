@@ -34,7 +34,7 @@ from transformers import (
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from .bases import IGNORED
+from .bases import IGNORED, attention_for
 from .data import data_set
 from .profiles import LOGITS_PER_PIECE, ROOT, RequestError, RunSpec, checkpoint_steps, load_profile
 from .store import base_folder, data_folder, write_json, write_table
@@ -284,6 +284,7 @@ def finetune(spec: RunSpec,
     "Train in this process, which is one of `processes`."
     base = base_folder(load_profile(spec.profile), spec.base)
     tokenizer, model = AutoTokenizer.from_pretrained(base), load_weights(base, spec.precision)
+    model.set_attn_implementation(attention_for(spec.max_length))
     check_memory(spec, model.num_parameters(), processes, device_memory())
     rows = training_rows(spec, tokenizer, data_set(data_folder(spec.profile, spec.data, spec.seed)))
     trainer = Finetuner(spec, model, tokenizer, rows, folder, processes)
