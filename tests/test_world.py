@@ -29,13 +29,11 @@ from sftrepro.general_tasks import (
 )
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.reasoning_tasks import (
-    FACTOR,
     FACT_QUESTIONS,
+    FACTOR,
     HIDDEN_INPUTS,
     HOUSES,
-    OPERATIONS,
     PROGRAM_STYLES,
-    RELATED,
     SEATS,
     STYLES,
     SUMMAND,
@@ -144,7 +142,7 @@ def test_ten_thousand_reference_programs_pass_their_hidden_tests_in_the_sandbox(
 
 def test_hidden_tests_tell_a_wrong_program_from_the_reference() -> None:
     missed = 0
-    for item, world in made("program", 2000):
+    for item, _ in made("program", 2000):
         namespace: dict = {}
         exec(item.answer, namespace)  # our own program, not a model's
         cases = program_cases(item.prompt)
