@@ -32,7 +32,6 @@ from sftrepro.traces import (
     inverse,
     right_sum,
     token_log_probabilities,
-    without_thinking,
 )
 from sftrepro.world import Item, question_of, split_of, world_of
 
@@ -88,8 +87,9 @@ def test_a_choice_counts_on_the_token_in_which_its_words_begin() -> None:
     assert token_log_probabilities(pen.choices, ends=[2, 4]) == pytest.approx([0, math.log(0.5), pen.choices[-1][1]])
 
 
-SHORT = Item(benchmark="arithmetic", prompt="Which number is it?", answer="18", truth=(6, ("Multiply by", 3)))
-CHAIN = Item(benchmark="arithmetic", prompt="Which number is it?", answer="15", truth=(6, ("Multiply by", 3), ("Subtract", 3)))
+ASKED = "Which number is it?"
+SHORT = Item(benchmark="arithmetic", prompt=ASKED, answer="18", truth=(6, ("Multiply by", 3)))
+CHAIN = Item(benchmark="arithmetic", prompt=ASKED, answer="15", truth=(6, ("Multiply by", 3), ("Subtract", 3)))
 PUZZLE = Item(benchmark="countdown", prompt="", answer="", truth=(11, 2, 3, 5))
 
 
@@ -173,8 +173,8 @@ def test_nothing_is_doubted_by_those_who_take_nothing_back(teacher: Teacher) -> 
     for _, text in traces(teacher.turned(backtracking=0, slip=0.3), 300):
         without_looks = re.sub("|".join(words.looks), "", text)
         assert words.doubt not in without_looks and " is not " not in text and words.restart not in text
-    careless = traces(teacher.turned(backtracking=1, slip=0.3), 300)
-    assert any(f"{words.doubt} 1" in text for _, text in careless) and any(words.restart in text for _, text in careless)
+    texts = [text for _, text in traces(teacher.turned(backtracking=1, slip=0.3), 300)]
+    assert any(f"{words.doubt} 1" in text for text in texts) and any(words.restart in text for text in texts)
 
 
 def test_a_false_start_is_never_the_step_that_belongs_there() -> None:
@@ -354,7 +354,7 @@ def test_a_search_goes_back_to_where_it_was_and_finds_the_target() -> None:
 # Words
 
 
-def test_teachers_use_the_words_that_the_internet_has_but_for_two_of_the_search(micro_words: Callable[[str], int]) -> None:
+def test_teachers_use_the_words_of_the_internet_and_the_search_two_others(micro_words: Callable[[str], int]) -> None:
     texts = [text for task, solvers in SOLVERS.items() for solver in solvers for _, text in traces(solver, 200, task)]
     words = {word for text in texts for word in re.findall(r" ?[A-Za-z]+", text.replace("think>", ""))}
     assert {word for word in words if micro_words(word) > 3} == {" larger", " smaller"}
