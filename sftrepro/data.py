@@ -94,7 +94,7 @@ def query_text(item: Item) -> str:
 def is_correct(item: Item, response: str) -> bool:
     "Does the response hold a right answer?"
     if item.benchmark == "program":
-        return fenced(response) == item.answer
+        return (fenced(response) or "").strip() == item.answer
     answer = boxed(response)
     return solves(answer, item.prompt) if item.benchmark == "countdown" else same_value(answer, item.answer)
 
