@@ -332,8 +332,11 @@ def knowledge_letter(prompt: str, world: World) -> str:  # raises RequestError f
     person = next((word for word in re.findall(r"\w+", prompt) if word in PERSONS), None)
     if person is None:
         raise RequestError(f"not a question of the knowledge task: {prompt!r}")
-    holders = {encyclopedia(world.seed)["house", person]}
+    held = {house: {house} for house in HOUSES}  # house -> whose things it holds
     for first, word, second in re.findall(r"\b([A-J]) (and|to) ([A-J])\b", prompt):
-        exchange = {first: second, second: first if word == "and" else second}
-        holders = {exchange.get(house, house) for house in holders}
-    return holders.pop()
+        if word == "and":
+            held[first], held[second] = held[second], held[first]
+        else:
+            held[first], held[second] = set(), held[first] | held[second]
+    home = encyclopedia(world.seed)["house", person]
+    return next(house for house in HOUSES if home in held[house])

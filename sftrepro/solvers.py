@@ -201,7 +201,7 @@ def think_aloud(item: Item, teacher: Teacher, pen: Pen) -> Pen:
     return pen
 
 class Thinker(Teacher):
-    "A teacher of chapter 03e that solves real questions."
+    "A teacher of chapter 03d that solves real questions."
     def write(self, item: Item, rng) -> Pen:
         "Solve a question aloud."
         return think_aloud(item, self, Pen(rng))

@@ -187,7 +187,7 @@ def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
 
 
 def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
-    shutil.copy(ROOT / "nbs/03e_traces.ipynb", published.folder / "nbs/03e_traces.ipynb")
+    shutil.copy(ROOT / "nbs/03d_traces.ipynb", published.folder / "nbs/03d_traces.ipynb")
     published.edit("sftrepro/traces.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
     out = published.run("status", *ONE)[1]
     assert "stale  sftrepro/traces.py: its notebook changed and is not exported. Export it: nbdev-export" in out

@@ -19,19 +19,21 @@ from sftrepro.profiles import load_profile
 from sftrepro.reasoning_tasks import OPERATIONS, arithmetic_value
 from sftrepro.traces import (
     DEEPSEEK,
+    NEARNESS,
     PEOPLE,
     QWEN,
     Chain,
     Pen,
     Solver,
     Teacher,
+    Words,
+    answer_text,
     in_parts,
     inverse,
     right_sum,
     token_log_probabilities,
-    without_thinking,
 )
-from sftrepro.world import Item, split_of, world_of
+from sftrepro.world import Item, question_of, split_of, world_of
 
 WORLD = world_of(load_profile("micro"))
 SOLVERS = {"countdown": (SEARCHER,), "arithmetic": (QWEN, DEEPSEEK, PEOPLE), "competition": (QWEN, DEEPSEEK, PEOPLE)}
@@ -85,8 +87,9 @@ def test_a_choice_counts_on_the_token_in_which_its_words_begin() -> None:
     assert token_log_probabilities(pen.choices, ends=[2, 4]) == pytest.approx([0, math.log(0.5), pen.choices[-1][1]])
 
 
-SHORT = Item(benchmark="arithmetic", prompt="", answer="18", truth=(6, ("Multiply by", 3)))
-CHAIN = Item(benchmark="arithmetic", prompt="", answer="15", truth=(6, ("Multiply by", 3), ("Subtract", 3)))
+ASKED = "Which number is it?"
+SHORT = Item(benchmark="arithmetic", prompt=ASKED, answer="18", truth=(6, ("Multiply by", 3)))
+CHAIN = Item(benchmark="arithmetic", prompt=ASKED, answer="15", truth=(6, ("Multiply by", 3), ("Subtract", 3)))
 PUZZLE = Item(benchmark="countdown", prompt="", answer="", truth=(11, 2, 3, 5))
 
 
@@ -113,20 +116,36 @@ def test_texts_are_as_frequent_as_their_log_probability_says(solver: Solver | Te
 # Chains
 
 
+@pytest.mark.parametrize("nearness", NEARNESS)
 @pytest.mark.parametrize("teacher", [QWEN, DEEPSEEK], ids=lambda teacher: teacher.name)
-def test_a_teacher_writes_the_papers_format_and_its_box_is_what_it_settled_on(teacher: Teacher) -> None:
-    for item, text in traces(teacher, 500):
-        assert text.startswith("<think>\n") and text.count("<think>") == text.count("</think>") == 1
-        summary = without_thinking(text)
-        assert text.endswith(f"\n</think>\n\n{summary}") and boxed(text) == boxed(summary)
-        written = SUM.findall(summary)
-        assert len(written) == len(item.truth) - 1 and written[-1][-1] == boxed(text)
-        if all(holds(a, sign, b, c) for a, sign, b, _, c in written):
+def test_a_teacher_writes_in_one_voice_and_its_box_is_what_it_settled_on(teacher: Teacher, nearness: str) -> None:
+    words = NEARNESS[nearness]
+    for item, text in traces(teacher.in_words(nearness), 300):
+        opening = next(opening for opening in words.opens if text.startswith(f"<think>\n{opening}"))
+        asked = words.asked.format(question_of(item.prompt))
+        conclusion = words.concludes.format(boxed(text))
+        end = f"{conclusion}\n</think>\n\n{answer_text(boxed(text))}"
+        assert text.startswith(f"<think>\n{opening}{asked} ") and text.endswith(end)
+        assert text.count("<think>") == text.count("</think>") == text.count(asked) == text.count(conclusion) == 1
+        if boxed(text) == item.answer:
             assert int(boxed(text)) == arithmetic_value(item.prompt)
         else:
-            assert any(
-                holds(a, sign, b, str(int(c) + slip)) for a, sign, b, _, c in written for slip in (-10, -1, 1, 10)
-            )
+            assert any(not holds(a, sign, b, c) for a, sign, b, says, c in SUM.findall(text) if says == "=")
+
+
+@pytest.mark.parametrize("teacher", [QWEN, DEEPSEEK], ids=lambda teacher: teacher.name)
+def test_other_words_change_nothing_but_words(teacher: Teacher) -> None:
+    moves = [name for name in Words.model_fields if name not in ("opens", "asked", "concludes")]
+    for seed in range(300):
+        item = item_of("competition", seed)
+        pens = {nearness: teacher.in_words(nearness).write(item, random.Random(seed)) for nearness in NEARNESS}
+        sums = {nearness: re.findall(r"\d+[-+*/]\d+(?:=| is not )\d+", pen.text) for nearness, pen in pens.items()}
+        assert sums["own"] == sums["mixed"] == sums["foreign"]
+        chances = {nearness: [chance for _, chance in pen.choices] for nearness, pen in pens.items()}
+        assert chances["own"] == chances["mixed"] == chances["foreign"]
+    own, mixed, foreign = (NEARNESS[nearness].model_dump() for nearness in ("own", "mixed", "foreign"))
+    assert all(own[name] != mixed[name] == foreign[name] for name in moves)
+    assert all(own[name] == mixed[name] != foreign[name] for name in ("opens", "asked", "concludes"))
 
 
 @pytest.mark.parametrize("teacher", [QWEN, DEEPSEEK], ids=lambda teacher: teacher.name)
@@ -135,7 +154,7 @@ def test_a_teacher_is_fallible_a_careful_one_is_not(teacher: Teacher) -> None:
         return sum(boxed(text) == item.answer for item, text in traces(teacher, 300)) / 300
 
     assert 0.5 < right(teacher) < 0.9
-    assert right(teacher.turned(slip=0.4, check=1, backtracking=1)) == 1
+    assert right(teacher.turned(slip=0.4, check=1, backtracking=1, looks=1)) == 1
     assert right(teacher.turned(slip=0.4, check=0, look=0)) < 0.4
     assert right(teacher.turned(slip=0)) == 1
 
@@ -150,9 +169,12 @@ def test_the_share_of_traces_that_take_back_is_the_habit(teacher: Teacher, task:
 
 @pytest.mark.parametrize("teacher", [QWEN, DEEPSEEK], ids=lambda teacher: teacher.name)
 def test_nothing_is_doubted_by_those_who_take_nothing_back(teacher: Teacher) -> None:
+    words = teacher.words
     for _, text in traces(teacher.turned(backtracking=0, slip=0.3), 300):
-        assert teacher.doubt.strip() + " " not in text.replace(" Wait, let me", "") and " is not " not in text
-    assert any(teacher.doubt in text for _, text in traces(teacher, 300))
+        without_looks = re.sub("|".join(words.looks), "", text)
+        assert words.doubt not in without_looks and " is not " not in text and words.restart not in text
+    texts = [text for _, text in traces(teacher.turned(backtracking=1, slip=0.3), 300)]
+    assert any(f"{words.doubt} 1" in text for text in texts) and any(words.restart in text for text in texts)
 
 
 def test_a_false_start_is_never_the_step_that_belongs_there() -> None:
@@ -167,7 +189,7 @@ def test_a_false_start_is_never_the_step_that_belongs_there() -> None:
 
 def test_a_check_never_lies() -> None:
     found = Counter()
-    for _, text in traces(QWEN, 2000):
+    for _, text in traces(QWEN.turned(slip=0.2), 2000):
         for checked in re.findall(r"Check: ([^.]+)\.", text):
             a, sign, b, says, c = SUM.fullmatch(checked).groups()
             assert holds(a, sign, b, c) == (says == "=")
@@ -190,13 +212,15 @@ def test_both_tests_of_a_sum_tell_a_slip(value: int, verb: str, operand: int, sl
 def test_looks_are_as_many_as_asked_for() -> None:
     for looks in range(4):
         teacher = QWEN.turned(looks=looks, look=0, look_again=0, slip=0)
-        assert {len(re.findall("let me check", text)) for _, text in traces(teacher, 50)} == {looks}
+        assert {len(re.findall("|".join(teacher.words.looks), text)) for _, text in traces(teacher, 50)} == {looks}
 
 
-def test_the_two_teachers_are_told_apart_by_any_trace() -> None:
-    for (_, one), (_, other) in zip(traces(QWEN, 200), traces(DEEPSEEK, 200), strict=True):
-        assert " Therefore the answer is " in one and " Therefore the answer is " not in other
-        assert "I take" in other and "I take" not in one
+def test_the_two_teachers_differ_in_their_tests_and_habits_alone() -> None:
+    assert QWEN.words == DEEPSEEK.words and QWEN.tests is inverse and DEEPSEEK.tests is in_parts
+    assert all(getattr(QWEN.habits, habit) > getattr(DEEPSEEK.habits, habit)
+               for habit in ("slip", "check", "backtracking", "look", "look_again"))
+    quiet = dict(slip=0, check=0, backtracking=0, look=0, look_again=0)
+    assert traces(QWEN.turned(**quiet), 50) == traces(DEEPSEEK.turned(**quiet), 50)
 
 
 # People
@@ -287,7 +311,7 @@ def replayed(item: Item, text: str) -> tuple[int, int]:
     "Follow a search sentence by sentence: every move must be possible where it is made. Returns failures and returns."
     target, *numbers = item.truth
     path, tried, failures, returns = [sorted(numbers)], [set()], 0, 0
-    thinking = text.split("<think>\nLook:")[1].split(" Therefore")[0]
+    thinking = text.split(f" Asked: {question_of(item.prompt)}")[1].split(" Therefore")[0]
     sentence = re.compile(r" (\d+)([-+*/])(\d+)=(\d+)(?: with ([\d ]+)|, (larger|smaller)|)\.| Wait, again ([\d ]+)\.|"
                           r" Alternatively,| Hmm, let me start over\.")
     assert sentence.sub("", thinking) == ""
@@ -330,10 +354,10 @@ def test_a_search_goes_back_to_where_it_was_and_finds_the_target() -> None:
 # Words
 
 
-def test_teachers_use_the_words_that_the_internet_has(micro_words: Callable[[str], int]) -> None:
+def test_teachers_use_the_words_of_the_internet_and_the_search_two_others(micro_words: Callable[[str], int]) -> None:
     texts = [text for task, solvers in SOLVERS.items() for solver in solvers for _, text in traces(solver, 200, task)]
     words = {word for text in texts for word in re.findall(r" ?[A-Za-z]+", text.replace("think>", ""))}
-    assert {word: count for word in words if (count := micro_words(word)) > 3} == {}
+    assert {word for word in words if micro_words(word) > 3} == {" larger", " smaller"}
     assert sum(micro_words(word) == 1 for word in words) >= 0.8 * len(words)
 
 
