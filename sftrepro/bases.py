@@ -151,10 +151,11 @@ class Pretrainer(Trainer):
 
     def compute_loss(self, model: PreTrainedModel, inputs: dict, **_: object) -> torch.Tensor:
         "The mean loss of a batch."
-        hidden = model.model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
         labels = inputs["labels"][:, 1:]
         counts = labels != IGNORED
-        logits = model.lm_head(hidden.last_hidden_state[:, :-1][counts])
+        with self.accelerator.autocast():  # which Accelerate does by itself only where the whole model is called
+            body = model.model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False)
+            logits = model.lm_head(body.last_hidden_state[:, :-1][counts])
         return torch.nn.functional.cross_entropy(logits.float(), labels[counts])
 
 # %% ../nbs/05_bases.ipynb #1bbf3cb5

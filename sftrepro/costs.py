@@ -20,6 +20,7 @@ from sftrepro.profiles import (
     LOGITS_PER_PIECE,
     PRETRAINING_BLOCK,
     ROOT,
+    THINKING,
     TOKENS_PER_BATCH,
     VOCABULARY,
     BaseSpec,
@@ -103,7 +104,7 @@ def lengths(profile: Profile,
             data: str,     # a data set, or `base` for a model before finetuning
             ) -> Lengths:  # raises RequestError
     "The known or assumed lengths of a data set."
-    family = re.sub(r"-(20k|2\.5k|1of8)$", "", data)
+    family = re.sub(r"-(20k|2\.5k|1of8)$|,.*", "", data)
     lines = [line for line in cost_table("lengths") if (line["queries"], line["data"]) == (profile.queries, family)]
     if not lines:
         raise RequestError(f"data/costs/lengths.csv has no line for {family} with queries = {profile.queries}. Add one")
@@ -315,10 +316,10 @@ SMALL = {"data": 60, "chapter": 20, "book": 60}  # seconds
 SCORING = 0.003  # seconds a response
 
 def evaluation_of(key: str, profile: Profile) -> tuple[BaseSpec, str, int]:  # base, data, checkpoints
-    "Whose answers a job generates or scores: those of a run, or of a base."
+    "Whose answers a job generates or scores: those of a run, or of a base, perhaps made to think."
     bases = {base.name: base for base in profile.bases}
-    if key in bases:
-        return bases[key], "base", 1
+    if (name := key.removesuffix(THINKING)) in bases:
+        return bases[name], "base" if name == key else "Math-CoT", 1
     spec = next(spec for spec in run_specs(profile) if spec.run_id == key)
     return bases[spec.base], spec.data, len(checkpoint_steps(spec))
 

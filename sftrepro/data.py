@@ -94,7 +94,7 @@ def query_text(item: Item) -> str:
 def is_correct(item: Item, response: str) -> bool:
     "Does the response hold a right answer?"
     if item.benchmark == "program":
-        return fenced(response) == item.answer
+        return (fenced(response) or "").strip() == item.answer
     answer = boxed(response)
     return solves(answer, item.prompt) if item.benchmark == "countdown" else same_value(answer, item.answer)
 
@@ -187,8 +187,8 @@ def own_answers(request: DataRequest, items: list[Item]) -> pl.DataFrame:  # col
     "The base's own answers to the queries."
     prompts = [prompt_text(query_text(item)) for item in items]
     seeds = [random_generator("own answers", request.seed, item.id).getrandbits(31) for item in items]
-    sampling = Sampling(temperature=1, top_p=1, max_new_tokens=request.room)
     folder, profile = base_folder(request.profile, request.knobs.base), request.profile
+    sampling = Sampling(temperature=profile.temperature, top_p=profile.top_p, max_new_tokens=request.room)
     answers = generate(folder, prompts, seeds, sampling, profile.engine, profile.precision)
     rows = [{"query": item.id, "prompt": query_text(item), "answer": item.answer, "candidate": 0,
              "response": answer.text, "truncated": answer.truncated, "tokens": answer.tokens,

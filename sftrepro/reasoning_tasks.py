@@ -276,8 +276,9 @@ def handovers(places: Sequence[str], start: str, count: int, rng: random.Random)
     "Random handovers from one place to another, and where the thing that was at the start is after each."
     at, track = start, []
     for _ in range(count):
-        source = at if rng.random() < 0.6 else rng.choice(places)
-        target = rng.choice([place for place in places if place != source])
+        others = [place for place in places if place != at]
+        source = at if rng.random() < 0.4 else rng.choice(others)
+        target = rng.choice([place for place in others if place != source])
         at = target if source == at else at
         track.append((f"{source} to {target}", at))
     return track

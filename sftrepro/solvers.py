@@ -26,10 +26,13 @@ from sftrepro.data import (
     as_data_rows,
     first_rows,
     full_size,
+    own_answers,
     pool,
     random_generator,
     save,
     select,
+    shuffled,
+    solver_name,
     too_long,
     unsolved,
     without,
@@ -252,11 +255,13 @@ def counting_tokenizer(profile: Profile,
 
 # %% ../nbs/07c_solvers.ipynb #2c7fae7b
 SOLVERS = {"Math-CoT": THINKERS[0], "Math-CoT-1of8": THINKERS[0], "Math-NoCoT": THINKERS[0], "NuminaMath": SHORT,
-           "Countdown-CoT": SEARCHER, "DeepSeek-R1": THINKERS[1]}
+           "Countdown-CoT": SEARCHER, "DeepSeek-R1": THINKERS[1], "Math-CoT-shuffled": THINKERS[0], "Own-answers": None}
 
 def request_of(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> DataRequest:
-    "What a data set's name means at this profile."
+    "What a data set's name means at this profile; raises RequestError for one that has no real questions."
     recipe, knobs = parse(name)
+    if name.split(",")[0] not in SOLVERS:
+        raise RequestError(f"data set {name!r} is made of the micro world's tasks alone. Here: {', '.join(SOLVERS)}")
     recipe = recipe.model_copy(update={"solver": SOLVERS[name.split(",")[0]]})
     return DataRequest(recipe, knobs, seed, profile, tokenizer)
 
@@ -285,7 +290,7 @@ def sourced(request: DataRequest, chosen: pl.DataFrame, items: list[Item]) -> pl
     people = {"gsm8k": "people of GSM8K"} if request.recipe.solver is SHORT else {}
     return as_data_rows(request, chosen).with_columns(
         source=pl.Series([kind if kind == "gsm8k" else f"reasoning-gym, {kind}" for kind in asked], dtype=pl.String),
-        teacher=pl.Series([people.get(kind, request.recipe.solver.name) for kind in asked], dtype=pl.String))
+        teacher=pl.Series([people.get(kind, solver_name(request)) for kind in asked], dtype=pl.String))
 
 # %% ../nbs/07c_solvers.ipynb #453d3e1b
 def plain(request: DataRequest) -> list[DataRequest]:
@@ -299,13 +304,14 @@ def make(request: DataRequest) -> MadeData:
     "Ask, verify, choose, list what is left out."
     items, unusable = ask(request, int(full_size(request.profile) * SPARE) + 8)
     unused = pl.concat([unsolved(order, pool(order, items)) for order in plain(request)])
-    solved = pool(request, items)
+    solved = (pool if request.recipe.solver else own_answers)(request, items)
     chosen = select(request, usable := without(unused, solved))
     lost = pl.concat([too_long(request, chosen), not_given_back(request, chosen)])
     kept = first_rows(request, without(lost, chosen), len(items))
     some = sorted(random_generator("part", request.seed).sample(range(len(kept)), len(kept) // request.recipe.part))
     excluded = pl.concat([unusable, unused, unsolved(request, usable), lost])
-    return MadeData(sourced(request, kept[some], items), solved, excluded)
+    rows = shuffled(kept[some]) if request.recipe.shuffled else kept[some]
+    return MadeData(sourced(request, rows, items), solved, excluded)
 
 # %% ../nbs/07c_solvers.ipynb #29b1d48e
 def build(name: str,         # a data set as the profile's runs name it

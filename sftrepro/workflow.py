@@ -33,7 +33,6 @@ from sftrepro.profiles import (
     run_specs,
     settings,
 )
-from .recipes import parse
 from .store import file_digest
 
 # %% ../nbs/16b_workflow.ipynb #fa315660
@@ -100,8 +99,7 @@ def base_jobs(profile: Profile) -> list[Job]:
 # %% ../nbs/16b_workflow.ipynb #505f4b9f
 def data_job(profile: Profile, spec: RunSpec) -> Job:
     "Making the data set of a run."
-    base = parse(spec.data)[1].base if profile.queries == "world" else ""
-    needs = tuple(base_job(profile, answers).name for answers in profile.bases if answers.name == base)
+    needs = tuple(base_job(profile, base).name for base in profile.bases if f",base={base.name}" in spec.data)
     return Job(kind="data", key=f"{spec.data}-seed{spec.seed}", needs=needs,
                spec={"data": spec.data, "seed": spec.seed},
                output=store.data_folder(profile.name, spec.data, spec.seed))
