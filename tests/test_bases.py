@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftrepro import bases
 from sftrepro.bases import PRETRAINING_BLOCK, blocks, document_text, pretrain, prompt_text, sample_text, train_tokenizer
@@ -78,7 +78,7 @@ def test_a_document_does_not_see_the_one_before_it() -> None:
 def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     often = bases.pretraining_arguments
 
-    class Killed(Trainer):
+    class Killed(bases.Pretrainer):
         def training_step(self, *args, **kwargs):
             if self.state.global_step == 9:
                 raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
     short = SMOKE.model_copy(update={"pretraining_tokens": 64_000})
     pretrain(short.bases[0], short, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bases, "Trainer", Killed)
+        patch.setattr(bases, "Pretrainer", Killed)
         pretrain(short.bases[0], short, tmp_path / "killed")
     assert (tmp_path / "killed/checkpoints/checkpoint-8").is_dir()
     pretrain(short.bases[0], short, tmp_path / "killed")

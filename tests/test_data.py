@@ -257,8 +257,8 @@ def test_one_correct_candidate_per_query_is_chosen_by_the_seed() -> None:
 
 
 def test_queries_without_a_correct_candidate_are_listed_with_the_reason() -> None:
-    order = order_of("Math-CoT")
-    solved = raw("Math-CoT", 200).filter(pl.col("candidate") == 0)
+    order = order_of("Math-CoT", profile=SMOKE.model_copy(update={"max_length": 160, "candidates": 1}))
+    solved = pool(order, list(islice(queries(order.recipe, order.knobs, SMOKE, 1), 200)))
     kept, listed = select(order, solved), unsolved(order, solved)
     assert len(listed) > 10 and len(kept) + len(listed) == 200 and not set(kept["query"]) & set(listed["query"])
     assert set(listed["reason"]) == {
@@ -286,9 +286,9 @@ def test_a_refused_build_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_too_long_are_listed_with_their_tokens_and_never_cut() -> None:
-    result = larger("Math-CoT,length=4")
-    long = result.excluded.filter(pl.col("reason") == "longer than 512 tokens")
-    assert len(long) > 0 and (long["tokens"] > 512).all() and len(result.data) == 320
+    result = make(order_of("Math-CoT,length=4", profile=SMOKE.model_copy(update={"max_length": 360})))
+    long = result.excluded.filter(pl.col("reason") == "longer than 360 tokens")
+    assert len(long) > 0 and (long["tokens"] > 360).all() and len(result.data) == 64
     assert result.data["response"].str.ends_with("}.").all()
 
 

@@ -214,15 +214,15 @@ def only_the_last_step(story: str, start: str) -> str:
 SHORTCUTS = (last_named, first_named, most_named, least_named, only_the_last_step, lambda story, start: start)
 
 
-@pytest.mark.parametrize(("name", "most"), [("order", 0.35), ("knowledge", 0.5)])
-def test_no_shortcut_through_a_story_comes_near_to_following_it(name: str, most: float) -> None:
-    "Measured: 0.30 for the place of a story that is named least; 0.47 for the house named last (0.80 in handovers)."
+@pytest.mark.parametrize("name", ["order", "knowledge"])
+def test_no_shortcut_through_a_story_comes_near_to_following_it(name: str) -> None:
+    "Measured: 0.30 for the seat named least; 0.33 for the house named last, 0.39 where things are handed over."
     rng = random.Random(f"shortcuts {name}")
     items = [item for _ in range(6000) if len((item := BENCHMARKS[name].make(WORLD, rng)).truth) > 2]
     stories = [(item.prompt.partition(question_of(item.prompt))[0], item) for item in items]
     for shortcut in SHORTCUTS:
         right = [shortcut(story, item.truth[0 if name == "order" else 1]) == item.answer for story, item in stories]
-        assert sum(right) / len(right) < most, shortcut
+        assert sum(right) / len(right) < 0.35, shortcut
 
 
 # Ways to ask
