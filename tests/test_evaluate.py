@@ -210,9 +210,10 @@ def test_the_same_items_whatever_the_checkpoint_and_more_items_keep_the_first() 
 
 
 def test_a_run_knows_its_data_and_a_base_is_a_base() -> None:
-    spec = run_specs(SMOKE)[-1]
-    assert model_columns(SMOKE, spec.run_id) | {"seed": 0} == {
-        "run_id": spec.run_id, "run_name": spec.run_name, "base": "Nano", "data": "Math-NoCoT", "seed": 0}
+    for name, data in (("R33", "Math-NoCoT"), ("R25-shuffled", "Math-CoT-shuffled")):
+        spec = next(spec for spec in run_specs(SMOKE) if spec.paper_run == name)
+        assert model_columns(SMOKE, spec.run_id) | {"seed": 0} == {
+            "run_id": spec.run_id, "run_name": spec.run_name, "base": "Nano", "data": data, "seed": 0}
     assert model_columns(SMOKE, "Nano")["data"] == "base"
 
 

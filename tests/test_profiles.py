@@ -4,7 +4,7 @@ import pytest
 
 from sftrepro.profiles import RequestError, load_profile, variants
 
-SETTINGS = {"description", "runs", "seeds", "temperature", "learning_rate_factor", "results_dir"}
+SETTINGS = {"description", "runs", "controls", "seeds", "temperature", "learning_rate_factor", "results_dir"}
 
 
 def test_a_variant_differs_only_in_what_it_says() -> None:

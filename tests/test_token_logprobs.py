@@ -247,8 +247,13 @@ def test_the_teachers_log_probabilities_line_up_with_the_tokens() -> None:
         assert own["teacher_log_probability"].to_list() == trace["log_probabilities"]
         chosen = own.filter(pl.col("teacher_log_probability") < 0)
         assert set(chosen["token_class"]) <= {"rest", "transition words", "numbers"}
-    looked = found.filter(pl.col("token").is_in([" Wait", " Alternatively"]) & (pl.col("teacher_log_probability") < 0))
-    assert len(looked) and looked["teacher_log_probability"].max() < math.log(QWEN.habits.look_again / 2) + 1e-9
+
+
+def test_a_look_shows_in_its_first_word_with_the_teachers_chance_of_it() -> None:
+    own_words = FEW.model_copy(update={"teacher_words": "own"})
+    found = token_logprobs.token_table(token_logprobs.from_world(own_words, TOKENIZER, Path()), tiny(), TOKENIZER)
+    looked = found.filter((pl.col("token") == " Alternatively") & (pl.col("teacher_log_probability") < 0))
+    assert len(looked) and looked["teacher_log_probability"].max() < math.log(QWEN.habits.look_again / 3) + 1e-9
 
 
 def test_a_tokenizers_own_first_token_takes_nothing_from_the_teacher() -> None:
