@@ -6,7 +6,7 @@
 # The repository and the store (SFTREPRO_STORE) must be at the same path everywhere.
 import json
 
-with open(config["plan"]) as file:
+with open("plan.json", encoding="utf-8") as file:  # in the folder that Snakemake works in
     PLAN = json.load(file)
 
 wildcard_constraints:

@@ -17,6 +17,7 @@ from .data import EXCLUDED, POOL, SCHEMA, MadeData, random_generator, save
 from .profiles import Profile, RequestError
 from .solvers import counting_tokenizer
 from .sources import with_columns
+from .store import read_table
 
 # %% ../nbs/07d_authors.ipynb #e6aeb395
 class Published(NamedTuple):
@@ -79,7 +80,7 @@ def authors_data(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTo
         raise RequestError(f"data set {name!r} is not one of the authors'. Data sets: {', '.join(AUTHORS)}")
     theirs = AUTHORS[name]
     files = sorted(hub_folder(theirs.repo, theirs.revision, "dataset", ("*.parquet",)).rglob("*.parquet"))
-    rows = as_rows(pl.concat(map(pl.read_parquet, files)), name, tokenizer)
+    rows = as_rows(pl.concat(map(read_table, files)), name, tokenizer)
     excluded = unfit(rows, profile, tokenizer)
     left = rows.with_row_index().filter(~pl.format("row {}", "index").is_in(excluded["query"].implode())).drop("index")
     some = sorted(random_generator("part", seed).sample(range(len(left)), min(len(left), len(rows) // theirs.part)))

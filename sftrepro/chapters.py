@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'Chapter', 'parameters_of', 'read_chapter', 'find_chapter', 'converted_parameter', 'checked_parameters',
-           'noted_reads', 'JobFailed', 'chapter_error', 'execute', 'serve_kernel', 'Copied']
+           'noted_reads', 'literal', 'JobFailed', 'chapter_error', 'temporary_folder', 'execute', 'serve_kernel',
+           'Copied']
 
 # %% ../nbs/16a_chapters.ipynb #006163df
 import ast
@@ -10,10 +11,12 @@ import asyncio
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -44,7 +47,7 @@ def parameters_of(cell: dict) -> dict[str, object]:
 def read_chapter(path: Path) -> Chapter:
     "Parse a notebook; lines for IPython (`%` and `!`) are left out of its code."
     cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", []), cell)
-             for cell in json.loads(path.read_text())["cells"]]
+             for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
     lines = [line for kind, source, *_ in cells if kind == "code" for line in source.splitlines()]
     tree = ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
     parameters = [parameters_of(cell) for *_, tags, cell in cells if "parameters" in tags]
@@ -92,15 +95,21 @@ def checked_parameters(chapter: Chapter, given: dict[str, str]) -> dict[str, obj
 def noted_reads(note: Path) -> Iterator[list[Path]]:  # filled when the block ends
     "List the files that are read through the store, in this process and in notebooks that it starts."
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text("")
+    note.write_text("", encoding="utf-8")
     os.environ["SFTREPRO_READS"] = str(note)
     files = []
     try:
         yield files
-        files += sorted({Path(line) for line in note.read_text().splitlines()})
+        read = {Path(line) for line in note.read_text(encoding="utf-8").splitlines()}
+        files += sorted(path for path in read if store.is_ours(path))
     finally:
         del os.environ["SFTREPRO_READS"]
         note.unlink()
+
+# %% ../nbs/16a_chapters.ipynb #8bddf7c2
+def literal(path: Path) -> str:
+    "A path for papermill to take as it is."
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 # %% ../nbs/16a_chapters.ipynb #7fffb5f4
 class JobFailed(Exception):
@@ -114,6 +123,14 @@ def chapter_error(error: Exception, path: Path, failed: Path) -> Exception:
     return JobFailed(f"{store.display_path(path)} raised {error.ename}: {message}. "
                      f"Read it: {store.display_path(failed)}")
 
+# %% ../nbs/16a_chapters.ipynb #1af500bd
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    "A temporary folder for the processes that are started in this block; it is deleted with all that they left."
+    with TemporaryDirectory(prefix="sftrepro-", ignore_cleanup_errors=True) as folder, patch.dict(
+            os.environ, TMPDIR=folder):
+        yield Path(folder).resolve()
+
 # %% ../nbs/16a_chapters.ipynb #b8a39750
 QUIET = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error",  # no progress bars and no chatter on pages
          "PYTHONWARNINGS": "ignore:IProgress not found"}
@@ -125,15 +142,16 @@ def execute(path: Path,                     # the notebook
             ) -> list[Path]:                # files that it read through the store
     "Run a notebook; its executed copy appears at the target when complete, or is kept as failed."
     note = target.with_suffix(".reads")
-    with store.atomic(target) as temporary, noted_reads(note) as files, patch.dict(os.environ, QUIET):
+    with (store.atomic(target) as temporary, noted_reads(note) as files, temporary_folder() as scratch,
+          patch.dict(os.environ, QUIET)):
         try:
-            papermill.execute_notebook(path, temporary, parameters, cwd=ROOT, kernel_name="python3",
+            papermill.execute_notebook(literal(path), literal(temporary), parameters, cwd=ROOT, kernel_name="python3",
                                        progress_bar={"disable": False}, extra_arguments=["--IPKernelApp.log_level=40"])
         except papermill.PapermillExecutionError as error:
             failed.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(temporary, failed)
             raise chapter_error(error, path, failed) from error
-    return files
+    return [file for file in files if not file.is_relative_to(scratch)]
 
 # %% ../nbs/16a_chapters.ipynb #6a41d90b
 def serve_kernel(arguments: list[str], environment: dict[str, str]) -> None:
@@ -142,6 +160,7 @@ def serve_kernel(arguments: list[str], environment: dict[str, str]) -> None:
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # the temporary folder of the parent process, if it has looked for one
     asyncio.set_event_loop(asyncio.new_event_loop())  # the copied event loop belongs to the parent process
     IPKernelApp.launch_instance([*arguments, f"--IPKernelApp.parent_handle={os.getppid()}"])
 

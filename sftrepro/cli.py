@@ -2,10 +2,12 @@
 
 # %% auto #0
 __all__ = ['app', 'ProfileOption', 'HardwareOption', 'More', 'results_app', 'split_parameters', 'render_chapter', 'as_in_book',
-           'experiment', 'examples', 'sftrepro', 'join_parameters', 'main', 'chosen_hardware', 'book', 'rebuild', 'run',
-           'shown_job', 'status', 'show_plan', 'results', 'verify_results', 'changed_verdict', 'rescore', 'do_job']
+           'experiment', 'examples', 'sftrepro', 'join_parameters', 'use_utf8', 'main', 'chosen_hardware', 'book',
+           'rebuild', 'run', 'shown_job', 'status', 'show_plan', 'results', 'verify_results', 'changed_verdict',
+           'rescore', 'do_job']
 
 # %% ../nbs/19_cli.ipynb #d74ddcf1
+import locale
 import os
 import sys
 import traceback
@@ -106,9 +108,16 @@ def join_parameters(arguments: list[str]) -> list[str]:
             del left[:2]
     return out
 
+# %% ../nbs/19_cli.ipynb #a5aaac72
+def use_utf8() -> None:
+    "Start this command again in Python's UTF-8 mode if the locale is not UTF-8."
+    if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
 # %% ../nbs/19_cli.ipynb #0906e010
 def main() -> None:
     "Run the command line; any error becomes one line and an exit code."
+    use_utf8()
     tie_to_parent()
     words = join_parameters([word for word in sys.argv[1:] if word != "--debug"])
     try:

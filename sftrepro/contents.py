@@ -15,7 +15,7 @@ from .profiles import ROOT
 # %% ../nbs/01a_contents.ipynb #6f100d80
 def read_toc(path: Path = ROOT / "_toc.yml") -> dict:
     "Read the table of contents."
-    return yaml.safe_load(path.read_text())
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 # %% ../nbs/01a_contents.ipynb #63de8e0a
 def toc_files(toc: dict) -> list[str]:
@@ -31,7 +31,7 @@ def chapter_files(toc: dict | None = None) -> dict[str, Path]:
 # %% ../nbs/01a_contents.ipynb #b0545dee
 def module_name(notebook: Path) -> str | None:  # None for a notebook that exports nothing
     "The name of the module that a notebook exports."
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     names = [match[1] for source in sources if (match := re.match(r"#\| default_exp (\w+)", source))]
     return names[0] if names else None

@@ -26,7 +26,8 @@ def changed_modules(before: dict, after: dict) -> list[str]:
 def nbdev_export(folder: Path) -> None:  # raises RequestError if a notebook cannot be exported
     "Run nbdev's export in the repository, or in a copy of it."
     command = [Path(sys.executable).with_name("nbdev-export")]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    process = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8",
+                             errors="replace")
     if process.returncode:
         raise RequestError(f"the notebooks cannot be exported: {process.stderr.strip().splitlines()[-1]}")
 

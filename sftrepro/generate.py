@@ -212,7 +212,7 @@ def engine_version(engine: str) -> str:
 # %% ../nbs/06_generate.ipynb #de9bb888
 def serve_model(checkpoint: str, precision: str, gpus: str) -> None:
     "Answer requests, a line each, until there are no more. Runs in a process of its own."
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is printed goes to the log
     from vllm import LLM, SamplingParams, TokensPrompt
     model = LLM(model=checkpoint, dtype=precision, generation_config="vllm", seed=0, enforce_eager=gpus == "0",
@@ -232,13 +232,13 @@ class VLLMServer:
     "A copy of a checkpoint, in a process of its own."
     def __init__(self, checkpoint: Path, precision: str,
                  gpus: Sequence[str]):  # as CUDA_VISIBLE_DEVICES names them; none on a machine without
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8")
         code = "import sys; from sftrepro.generate import serve_model; serve_model(*sys.argv[1:])"
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, str(checkpoint), precision, str(len(gpus))],
             env=os.environ | VLLM_ENVIRONMENT | visible,
-            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+            encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
 
     def ask(self, *request: object) -> None:
         "Send a request."

@@ -74,7 +74,7 @@ def end_with_parent() -> None:
 def has_ended(pid: str) -> bool:
     "On Linux: has a process ended? A zombie has; only its exit code is still there."
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] in b"ZX"
     except OSError:
         return True
 
@@ -97,7 +97,7 @@ def logged(log: Path) -> Iterator[int]:  # file descriptor of the terminal
     "Send all output of this process and its children to a log, until the block ends."
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal, output = os.dup(2), os.dup(1)
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'DRY', 'gpus', 'thread_share', 'on_cluster', 'snakemake_jobs',
-           'resources', 'write_plan', 'snakemake_command', 'percent', 'running_line', 'stop', 'lines_of', 'time_left',
-           'watch', 'rebuild_failure', 'silent_end', 'run_plan', 'stale_results', 'results_name', 'check_gpus',
-           'cost_line', 'dry_run', 'update', 'run_or_describe']
+           'resources', 'environment_of', 'write_plan', 'snakemake_command', 'percent', 'running_line', 'stop',
+           'lines_of', 'time_left', 'watch', 'rebuild_failure', 'silent_end', 'run_plan', 'stale_results',
+           'results_name', 'check_gpus', 'cost_line', 'dry_run', 'update', 'run_or_describe']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -30,7 +30,7 @@ from .contents import chapter_files
 from .costs import Cost, Hardware, cost_of, duration, space, usual_hardware
 from .export import export_notebooks
 from .processes import cores, end_with_parent, log_file, plan_folder, stamp_file
-from .profiles import ROOT, Profile, RequestError, load_profile
+from .profiles import ROOT, Profile, RequestError, load_profile, named_folders
 from sftrepro.workflow import (
     PUBLISHED_FILES,
     Flow,
@@ -51,7 +51,7 @@ def gpus() -> int:
     "The NVIDIA GPUs of this machine."
     if not shutil.which("nvidia-smi"):
         return 0
-    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
+    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8").stdout.count("GPU ")
 
 # %% ../nbs/18a_rebuild.ipynb #1e096b63
 def thread_share(job: Job, jobs: list[Job]) -> int:  # threads
@@ -98,14 +98,17 @@ COPIED = QUIET | {"JUPYTER_DEFAULT_PROVISIONER_NAME": "copied",
                   # polars would hand memory back and ask for it again, at up to a quarter of a chapter's time
                   "_RJEM_MALLOC_CONF": "dirty_decay_ms:-1,muzzy_decay_ms:-1"}
 
+def environment_of(process: str) -> dict[str, str]:
+    "The variables that a process of the plan gets, also on another machine."
+    return named_folders() | (COPIED if process == CHAPTERS else {})
+
 def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool = False) -> Path:
     "Write what Snakemake reads; clear the stamps of earlier rebuilds."
-    folder = plan_folder(profile)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = store.own_folder(plan_folder(profile))
     groups = snakemake_jobs(planned, in_turn=not cluster and profile.engine == "transformers")
     group = {job.name: key for key, jobs in groups.items() for job in jobs}
     entries = {key: {"names": [job.name for job in jobs],
-                     "environment": [f"{name}={value}" for name, value in COPIED.items()] if key == CHAPTERS else [],
+                     "environment": [f"{name}={value}" for name, value in environment_of(key).items()],
                      "needs": sorted({group[need] for job in jobs for need in job.needs if need in group} - {key}),
                      **resources(jobs, planned, [cost_of(job, profile, on) for job in jobs], cluster)}
                for key, jobs in groups.items()}
@@ -119,8 +122,8 @@ def snakemake_command(plan_file: Path, more: list[str]) -> list[str]:
     limits = ["--resources", f"gpu={gpus()}"] if gpus() else []
     here = [] if on_cluster(more) else ["--cores", str(cores()), *limits]
     return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
-            "--directory", str(plan_file.parent), "--config", f"plan={plan_file}", "--nolock", "--keep-going",
-            "--scheduler", "greedy", "--quiet", "all", *here, *more]
+            "--directory", str(plan_file.parent), "--nolock", "--keep-going", "--scheduler", "greedy", "--quiet", "all",
+            *here, *more]
 
 # %% ../nbs/18a_rebuild.ipynb #fe734197
 def percent(log: Path) -> str:
@@ -172,7 +175,7 @@ BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt} jobs{postfix
 def watch(process: subprocess.Popen, costs: dict[str, float], profile: Profile, log: Path) -> list[dict]:  # failures
     "Show the progress of a rebuild until it ends; keep what Snakemake writes."
     began, failures, names = time.time(), [], list(costs)
-    with open(log, "w") as file, tqdm(
+    with open(log, "w", encoding="utf-8") as file, tqdm(
             total=len(names), desc=profile.name, leave=False, disable=None, bar_format=BAR) as bar:
         for line in lines_of(process):
             if line and line.startswith('{"job"'):
@@ -209,7 +212,7 @@ def silent_end(planned: list[Job], profile: Profile,
     if begun:
         return JobFailed(f"{begun[0]} exited without output; the kernel may have killed it for its memory. "
                          f"Its log: {store.display_path(log)}")
-    lines = log.read_text().strip().splitlines() or ["no output"]
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
     return JobFailed(f"Snakemake did not start: {lines[-1].strip()}. Its log: {store.display_path(log)}")
 
 # %% ../nbs/18a_rebuild.ipynb #18ecea02
@@ -272,7 +275,8 @@ def dry_run(planned: list[Job], profile: Profile, on: Hardware, more: list[str])
     command = snakemake_command(write_plan(planned, profile, on, on_cluster(more)), more)
     quiet = command.index("--quiet")
     many = ["--cores", "10000"] if on_cluster(more) else []  # or a dry run shows one thread for each job
-    ended = subprocess.run(command[:quiet] + command[quiet + 2:] + many, capture_output=True, text=True)
+    ended = subprocess.run(command[:quiet] + command[quiet + 2:] + many, capture_output=True, encoding="utf-8",
+                           errors="replace")
     print(ended.stdout)
     if ended.returncode:
         raise RequestError(f"Snakemake: {(ended.stderr.strip().splitlines() or ['no output'])[-1]}")

@@ -161,8 +161,8 @@ def states(process: int) -> str:  # raises FileNotFoundError or ProcessLookupErr
     "The state of each thread of a process and of those that it started: R ready to run, S asleep, T stopped."
     letters = ""
     for thread in Path(f"/proc/{process}/task").iterdir():
-        letters += (thread / "stat").read_text().rpartition(")")[2].split()[0]
-        letters += "".join(states(int(child)) for child in (thread / "children").read_text().split())
+        letters += (thread / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        letters += "".join(states(int(child)) for child in (thread / "children").read_text(encoding="utf-8").split())
     return letters
 
 # %% ../nbs/04_sandbox.ipynb #071e496b
@@ -197,7 +197,7 @@ def box_lock(alone: bool) -> Iterator[None]:
     "Hold the right to run a box: beside others, or alone."
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with ExitStack() as stack:
-        door, room = (stack.enter_context(open(f"{tempfile.gettempdir()}/sftrepro-{os.getuid()}-{name}.lock", "a"))
+        door, room = (stack.enter_context(open(f"/tmp/sftrepro-{os.getuid()}-{name}.lock", "ab"))
                       for name in ("door", "room"))
         fcntl.flock(door, how)
         fcntl.flock(room, how)

@@ -321,9 +321,9 @@ def worker() -> None:  # reads the command line: the specification's file, the f
     "One process of a launch."
     spec_file, folder, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     try:
-        finetune(RunSpec(**json.loads(spec_file.read_text())), folder, processes)
+        finetune(RunSpec(**json.loads(spec_file.read_text(encoding="utf-8"))), folder, processes)
     except RequestError as error:
-        (folder / REFUSAL_FILE).write_text(str(error))
+        (folder / REFUSAL_FILE).write_text(str(error), encoding="utf-8")
         sys.exit(2)
 
 # %% ../nbs/09_sft.ipynb #e6f3e414
@@ -333,7 +333,7 @@ def launch(spec: RunSpec, folder: Path, processes: int, config: Path = CONFIGS /
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
     done = subprocess.run(launch_command(config, processes, folder / "spec.json", folder))
     if refusal.exists():
-        raise RequestError(refusal.read_text())
+        raise RequestError(refusal.read_text(encoding="utf-8"))
     if done.returncode:
         raise RuntimeError(f"{spec.run_name}: the launch of {processes} processes exited with code {done.returncode}")
 

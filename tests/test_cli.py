@@ -173,7 +173,7 @@ def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: R
     code, out, errors = published.run("run", "toy", "-p", "rows", "1", *ONE)
     assert code == 0, errors
     page = Path(out.strip().splitlines()[-1].removeprefix("Open "))
-    assert page.is_file() and "A toy chapter" in page.read_text()
+    assert page.is_file() and "A toy chapter" in page.read_text(encoding="utf-8")
     executed = json.loads(next((published.build / "runs").rglob("20_toy.ipynb")).read_text())
     assert executed["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["1"]
     assert not (published.build / "executed").exists()
@@ -268,7 +268,7 @@ def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_whe
 def parent(pid: str) -> int | None:
     "The process that started one, if that is still there; None for a process that is gone or a zombie."
     try:
-        state, above = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+        state, above = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[:2]
     except FileNotFoundError:
         return None
     return None if state == "Z" else int(above)

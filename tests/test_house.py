@@ -18,7 +18,8 @@ LINKED = re.compile(r"\[[^\]\n]*?\b(\d\d[a-z]?)\]\((?:\.\./nbs/)?(\w+)\.ipynb\)"
 
 def cells(path: Path, kind: str) -> list[str]:
     "The sources of a notebook's cells of one kind."
-    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
 def module_tree(name: str) -> ast.Module:
@@ -89,7 +90,7 @@ def test_labels_are_unique() -> None:
 def sources(path: Path) -> list[tuple[str, str]]:  # exported, shown, import or prose; source
     "The cells of a notebook, and what each is for."
     found = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         code = "\n".join(line for line in source.splitlines() if not line.startswith(("#|", "%", "!")))
         if cell["cell_type"] == "markdown":
