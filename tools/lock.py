@@ -48,7 +48,7 @@ def write(path: Path, packages: set[tuple[str, str]], what: str) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 optional = project["project"]["optional-dependencies"]
 book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *optional["slurm"],
                *project["build-system"]["requires"]])
