@@ -174,8 +174,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 def file_digest(path: Path) -> str | None:
-    "The sha256 of a file, None if there is no such file."
-    return sha256(path) if path.exists() else None
+    "The sha256 of a file, None if there is no such file or we may not read it."
+    try:
+        return sha256(path)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
 
 # %% ../nbs/02_store.ipynb #762e410c
 class Revision(NamedTuple):

@@ -299,6 +299,13 @@ def test_a_kernel_leaves_no_temporary_files_and_a_chapter_reads_only_files_of_ou
                                                     tmp_path / "store/smoke/of_the_store.toml")))
 
 
+def test_a_file_that_may_not_be_read_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr(store, "sha256", refused)
+    assert store.file_digest(tmp_path / "made.toml") is None
+
+
 # Tables and texts
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
