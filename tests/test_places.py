@@ -69,6 +69,7 @@ def awkward(tmp_path: Path) -> Awkward:
 
 
 def test_a_book_is_built_in_a_folder_with_every_awkward_character(awkward: Awkward) -> None:
+    "Seconds, because every tool on the way has to take the folder: Snakemake, papermill, the kernels, Sphinx."
     awkward.publish()
     code, out, errors = awkward.run("book", *ONE)
     assert code == 0, errors
