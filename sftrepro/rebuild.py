@@ -131,7 +131,7 @@ def snakemake_command(plan_file: Path, more: list[str]) -> list[str]:
     "The call of Snakemake; what follows `--` on our command line is added to it."
     limits = ["--resources", f"gpu={gpus()}"] if gpus() else []
     here = ["--quiet=all", "--cores", str(cores()), *limits]
-    where = ["--latency-wait", "60", *status_options(more)] if on_cluster(more) else here
+    where = ["--latency-wait", "60", "--retries", "1", *status_options(more)] if on_cluster(more) else here
     return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
             "--directory", str(plan_file.parent), "--config", f"plan={plan_file}", "--nolock", "--keep-going",
             "--scheduler", "greedy", *where, *more]
@@ -211,15 +211,15 @@ def rebuild_failure(failures: list[dict], profile: Profile) -> Exception:
     log = store.display_path(log_file(profile, first.get("log", first["job"])))
     return JobFailed(f"{first['job']} failed: {first['line']}. Its log: {log}{more}")
 
-# %% ../nbs/18a_rebuild.ipynb #89e497c4
+# %% ../nbs/18a_rebuild.ipynb #0c36e6e0
 def cluster_failures(profile: Profile) -> list[dict]:
     "The failures of a rebuild on a cluster: as the jobs tell them, and as the scheduler does."
     logs = (plan_folder(profile) / ".snakemake/slurm_logs").rglob("*.log")
     lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
     reports = log_file(profile, "snakemake").read_text().split("Error in rule job:")[1:]
     told = {re.search(r"output: stamps/(\S+)", report)[1]: scheduler_message(report) for report in reports}
-    return [*(json.loads(line) for line in lines if line.startswith('{"job"')),
-            *({"job": job, "code": 1, "line": line, "log": "snakemake"} for job, line in told.items() if line)]
+    return [*({"job": job, "code": 1, "line": line, "log": "snakemake"} for job, line in told.items() if line),
+            *(json.loads(line) for line in lines if line.startswith('{"job"'))]
 
 def scheduler_message(report: str) -> str:  # empty if there is none
     "What the scheduler says in Snakemake's report of a failed job; of several lines the last, which is Slurm's own."
@@ -256,8 +256,8 @@ def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]
         raise
     if process.returncode:
         failures += cluster_failures(profile) if on_cluster(more) else []
-        left = [failure for failure in failures if not stamp_file(profile, failure["job"]).exists()]
-        raise rebuild_failure(left, profile) if left else silent_end(planned, profile, began)
+        last = {failure["job"]: failure for failure in failures if not stamp_file(profile, failure["job"]).exists()}
+        raise rebuild_failure(list(last.values()), profile) if last else silent_end(planned, profile, began)
 
 # %% ../nbs/18a_rebuild.ipynb #7c9a6af7
 def stale_results(flow: Flow) -> str | None:
