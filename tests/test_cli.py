@@ -312,7 +312,7 @@ def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_be
     below = at_work(repository.build, process)
     if how == signal.SIGINT:
         assert refused(repository, "rebuild", *ONE) == (
-            f"another build of tiny is already running (process {process.pid}). "
+            f"another build of tiny is already running. "
             f"Wait, or stop it: kill {process.pid}")
     end(process, below, how, line)
 
@@ -409,7 +409,7 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
     before = published.files()
     with store.locked(published.store / "locks/tiny" / f"{name}.lock", "this test"):
         said = json.loads(refused(published, "job", name, *ONE))
-        assert said == {"job": name, "code": 2, "line": f"{name} is already running (process {os.getpid()}). "
+        assert said == {"job": name, "code": 2, "line": f"{name} is already running. "
                                                         f"Wait, or stop it: kill {os.getpid()}"}
         assert published.files() == before
     assert published.run("job", name, *ONE)[0] == 0

@@ -20,8 +20,9 @@ PAPER = load_profile("paper")
 RUNS = ("R05", "R09", "R19", "R20", "R21", "R29")
 BASES = ("Qwen3-8B", "Qwen2.5-14B", "InternLM2.5-20B")
 ALL_JOBS = """
-from sftrepro import execution, workflow
+from sftrepro import execution, generate, workflow
 from sftrepro.profiles import load_profile
+generate.ENGINES = {"transformers": generate.TransformersEngine}  # the profile's, and no other
 for name in workflow.jobs(load_profile("paper")):
     print(name, flush=True)
     execution.do(name, workflow.load_flow(load_profile("paper")))
