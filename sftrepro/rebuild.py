@@ -30,7 +30,7 @@ from .chapters import QUIET, JobFailed
 from .contents import chapter_files
 from .costs import Cost, Hardware, cost_of, duration, space, usual_hardware
 from .export import export_notebooks
-from .processes import cores, end_with_parent, log_file, plan_folder, stamp_file
+from .processes import cores, end_with_parent, gpu_names, log_file, plan_folder, stamp_file
 from .profiles import ROOT, Profile, RequestError, load_profile
 from sftrepro.workflow import (
     PUBLISHED_FILES,
@@ -49,10 +49,8 @@ from sftrepro.workflow import (
 
 # %% ../nbs/18a_rebuild.ipynb #b4575420
 def gpus() -> int:
-    "The NVIDIA GPUs of this machine."
-    if not shutil.which("nvidia-smi"):
-        return 0
-    return subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout.count("GPU ")
+    "How many NVIDIA GPUs this machine has for us."
+    return len(gpu_names())
 
 # %% ../nbs/18a_rebuild.ipynb #1e096b63
 def thread_share(job: Job, jobs: list[Job]) -> int:  # threads
@@ -110,11 +108,14 @@ def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool
     shutil.rmtree(folder, ignore_errors=True)
     groups = snakemake_jobs(planned, in_turn=not cluster and profile.engine == "transformers")
     group = {job.name: key for key, jobs in groups.items() for job in jobs}
-    entries = {key: {"names": [job.name for job in jobs],
-                     "environment": [f"{name}={value}" for name, value in COPIED.items()] if key == CHAPTERS else [],
-                     "needs": sorted({group[need] for job in jobs for need in job.needs if need in group} - {key}),
-                     **resources(jobs, planned, [cost_of(job, profile, on) for job in jobs], cluster)}
-               for key, jobs in groups.items()}
+    entries = {}
+    for key, jobs in groups.items():
+        wanted = resources(jobs, planned, [cost_of(job, profile, on) for job in jobs], cluster)
+        variables = (COPIED if key == CHAPTERS else {}) | ({} if cluster else {"SFTREPRO_GPUS": str(wanted["gpu"])})
+        entries[key] = wanted | {
+            "names": [job.name for job in jobs],
+            "environment": [f"{name}={value}" for name, value in variables.items()],
+            "needs": sorted({group[need] for job in jobs for need in job.needs if need in group} - {key})}
     command = [str(Path(sys.executable).with_name("sftrepro")), "job", "--profile", profile.name]
     store.write_json(folder / "plan.json", {"command": shlex.join(command), "jobs": entries})
     return folder / "plan.json"
