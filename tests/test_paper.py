@@ -2,6 +2,7 @@
 
 What differs from the profile are values: the engine, since there is no GPU, and how many rows, steps and tokens."""
 import json
+import shutil
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,11 +15,14 @@ import stand_ins
 from conftest import Repository
 
 from sftrepro import workflow
-from sftrepro.profiles import load_profile, settings
+from sftrepro.chapters import read_chapter
+from sftrepro.contents import chapter_files
+from sftrepro.profiles import ROOT, load_profile, settings
 
 PAPER = load_profile("paper")
-RUNS = ("R05", "R09", "R19", "R20", "R21", "R29")
-BASES = ("Qwen3-8B", "Qwen2.5-14B", "InternLM2.5-20B")
+RUNS = (*load_profile("smoke").runs, "R09", "R10", "R16", "R17")  # those that every chapter needs, and all data sets
+BASES = ("Qwen3-4B", "Qwen3-14B", "Qwen2.5-14B", "InternLM2.5-20B")
+CHAPTERS = [stem for stem, path in chapter_files().items() if "profile" in read_chapter(path).parameters]
 ALL_JOBS = """
 from sftrepro import execution, generate, workflow
 from sftrepro.profiles import load_profile
@@ -53,11 +57,14 @@ def rehearsal(repository: Repository, tmp_path: Path, monkeypatch: pytest.Monkey
     bases = [line for line in settings()["paper"]["bases"].splitlines() if any(f"-> {name}:" in line for name in BASES)]
     sizes = " ".join(f"{name}=4x{min(size.trials, 2)}" for name, size in PAPER.benchmarks.items())
     repository.profile("paper", "paper", bases="\n".join(["", *bases]), runs=" ".join(RUNS), batch_divisor="64",
-                       engine="transformers", max_new_tokens="64", benchmarks=sizes, traces="2", traced="R05",
+                       engine="transformers", max_new_tokens="64", benchmarks=sizes, traces="2", traced="R04 R25",
                        results_dir="runs/paper/results")
     runs = pl.read_csv(repository.folder / "data/paper/runs.csv", infer_schema=False)
-    runs.with_columns(rows=pl.lit("8"), epochs=pl.lit("1")).write_csv(repository.folder / "data/paper/runs.csv")
-    repository.edit("nbs/20_toy.ipynb", "R25", "R05")
+    rows = pl.when(data="Math-CoT-2.5k").then(pl.lit("1")).otherwise(pl.lit("8"))
+    runs.with_columns(rows=rows, epochs=pl.lit("1")).write_csv(repository.folder / "data/paper/runs.csv")
+    for stem in CHAPTERS:
+        shutil.copy(ROOT / f"nbs/{stem}.ipynb", repository.folder / "nbs")
+        repository.edit("_toc.yml", "      - file: book/api", f"      - file: nbs/{stem}\n      - file: book/api")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     Thread(target=server.serve_forever, daemon=True).start()
     for name, value in {"HF_HUB_CACHE": str(cache), "HF_HOME": str(tmp_path / "home"), "SFTREPRO_DATA": "",

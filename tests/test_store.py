@@ -190,6 +190,16 @@ def test_a_job_killed_at_its_very_end_is_finished_by_the_next_start(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_lock_that_a_slurm_job_holds_names_the_command_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    with store.locked(tmp_path / "lock", "train/a"):
+        with pytest.raises(RequestError, match=r"^train/a is already running\. Wait, or stop it: scancel 18$"):
+            with store.locked(tmp_path / "lock", "train/a"):
+                pass
+
+
 def test_quarantine_loses_nothing(own_store: Path) -> None:
     run = store.run_folder("smoke", "Nano")
     store.write_bytes(run / "weights", b"damaged")
