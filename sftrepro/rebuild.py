@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'DRY', 'gpus', 'thread_share', 'executor', 'on_cluster', 'snakemake_jobs',
-           'resources', 'write_plan', 'status_options', 'snakemake_command', 'percent', 'running_line', 'stop',
-           'lines_of', 'time_left', 'watch', 'rebuild_failure', 'cluster_failures', 'scheduler_message', 'silent_end',
-           'run_plan', 'stale_results', 'results_name', 'check_gpus', 'cost_line', 'dry_run', 'update',
-           'run_or_describe']
+           'resources', 'write_plan', 'without_accounting', 'cluster_environment', 'snakemake_command', 'percent',
+           'running_line', 'stop', 'lines_of', 'time_left', 'watch', 'rebuild_failure', 'cluster_failures',
+           'scheduler_message', 'silent_end', 'run_plan', 'stale_results', 'results_name', 'check_gpus', 'cost_line',
+           'dry_run', 'update', 'run_or_describe']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -120,19 +120,24 @@ def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool
     store.write_json(folder / "plan.json", {"command": shlex.join(command), "jobs": entries})
     return folder / "plan.json"
 
-# %% ../nbs/18a_rebuild.ipynb #ce7eb9f9
-def status_options(more: list[str]) -> list[str]:
-    "How Slurm's back end asks for the state of jobs: squeue where there is no accounting database."
+# %% ../nbs/18a_rebuild.ipynb #1a7fc5a9
+def without_accounting(more: list[str]) -> bool:
+    "Do the jobs go to a Slurm that keeps no accounts, so that `sacct` fails?"
     asked = executor(more) == "slurm" and shutil.which("sacct")
-    without = asked and subprocess.run(["sacct", "--allocations"], capture_output=True).returncode
-    return ["--slurm-status-command", "squeue"] if without else []
+    return bool(asked) and subprocess.run(["sacct", "--allocations"], capture_output=True).returncode > 0
+
+def cluster_environment(more: list[str]) -> dict[str, str]:
+    "Snakemake's environment; where Slurm keeps no accounts, its `sacct` is one that asks `squeue`."
+    first = [str(ROOT / "tools/slurm")] if without_accounting(more) else []
+    return os.environ | {"PATH": os.pathsep.join([*first, os.environ["PATH"]])}
 
 # %% ../nbs/18a_rebuild.ipynb #a16333f8
 def snakemake_command(plan_file: Path, more: list[str]) -> list[str]:
     "The call of Snakemake; what follows `--` on our command line is added to it."
     limits = ["--resources", f"gpu={gpus()}"] if gpus() else []
     here = ["--quiet=all", "--cores", str(cores()), *limits]
-    where = ["--latency-wait", "60", "--retries", "1", *status_options(more)] if on_cluster(more) else here
+    patient = ["--slurm-status-attempts", "60"] if executor(more) == "slurm" else []
+    where = ["--latency-wait", "60", "--retries", "1", *patient] if on_cluster(more) else here
     return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
             "--directory", str(plan_file.parent), "--config", f"plan={plan_file}", "--nolock", "--keep-going",
             "--scheduler", "greedy", *where, *more]
@@ -187,7 +192,7 @@ BAR = "{desc}: {percentage:3.0f}% |{bar:20}| {n_fmt} of {total_fmt} jobs{postfix
 def watch(process: subprocess.Popen, costs: dict[str, float], profile: Profile, log: Path) -> list[dict]:  # failures
     "Show the progress of a rebuild until it ends; keep what Snakemake writes."
     began, failures, names = time.time(), [], list(costs)
-    with open(log, "w") as file, tqdm(
+    with open(log, "w", buffering=1) as file, tqdm(
             total=len(names), desc=profile.name, leave=False, disable=None, bar_format=BAR) as bar:
         for line in lines_of(process):
             if line and line.startswith('{"job"'):
@@ -248,8 +253,9 @@ def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]
     plan_file, log = write_plan(planned, profile, on, on_cluster(more)), log_file(profile, "snakemake")
     log.parent.mkdir(parents=True, exist_ok=True)
     began = time.time()
-    process = subprocess.Popen(snakemake_command(plan_file, more), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                               bufsize=0, start_new_session=True, preexec_fn=end_with_parent)
+    process = subprocess.Popen(snakemake_command(plan_file, more), env=cluster_environment(more), bufsize=0,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+                               preexec_fn=end_with_parent)
     try:
         failures = watch(process, {job.name: cost_of(job, profile, on).seconds for job in planned}, profile, log)
     except BaseException:

@@ -394,16 +394,23 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
     assert not (published.store / "paper").exists()
 
 
-@pytest.mark.parametrize(("code", "asked"), [(0, []), (1, ["--slurm-status-command", "squeue"])])
-def test_slurm_without_accounting_is_asked_for_its_queue(
-    code: int, asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def program(folder: Path, name: str, code: str) -> None:
+    "A shell script in a folder."
+    (folder / name).write_text(f"#!/bin/sh\n{code}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_slurm_keeps_no_accounts_its_queue_is_asked(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sacct").write_text(f"#!/bin/sh\nexit {code}\n")
-    (tmp_path / "sacct").chmod(0o755)
+    program(tmp_path, "sacct", f"exit {int(fails)}")
+    program(tmp_path, "squeue", 'echo "$@"')
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert rebuild.status_options(["--executor", "slurm"]) == asked and rebuild.status_options([]) == []
-    monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    assert rebuild.status_options(["--executor", "slurm"]) == []
+    own = rebuild.cluster_environment(["--executor", "slurm"])
+    asked = subprocess.run(["sacct", "-X", "--name", "run-7"], env=own, text=True, capture_output=True).stdout
+    assert ("--states=all" in asked and asked.endswith("--name=run-7\n")) == fails
+    assert rebuild.cluster_environment([])["PATH"] == os.environ["PATH"]
 
 
 def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
