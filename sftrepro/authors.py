@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .answers import boxed, same_value
-from .bases import changes_text, hub_folder, prompt_text
+from .bases import hub_folder, prompt_text
 from .data import EXCLUDED, POOL, SCHEMA, MadeData, random_generator, save
 from .profiles import Profile, RequestError
 from .solvers import counting_tokenizer
@@ -62,14 +62,13 @@ def as_rows(theirs: pl.DataFrame, name: str, tokenizer: PreTrainedTokenizerBase,
 
 # %% ../nbs/07d_authors.ipynb #e1a33a0d
 def unfit(rows: pl.DataFrame, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> pl.DataFrame:  # as in EXCLUDED
-    "The rows that are too long or that the tokenizer changes; each with its place among the authors' rows."
+    "The rows that are too long, each with its place among the authors' rows."
     excluded = []
     for place, row in enumerate(rows.iter_rows(named=True)):
         prompt = row["messages"][0]["content"]
         tokens = row["tokens"] + len(tokenizer(prompt_text(prompt), add_special_tokens=False)["input_ids"])
-        long, lost = tokens > profile.max_length, changes_text(tokenizer, row["response"])
-        if long or lost:
-            reason = f"longer than {profile.max_length} tokens" if long else "the tokenizer does not give it back"
+        if tokens > profile.max_length:
+            reason = f"longer than {profile.max_length} tokens"
             excluded.append({"query": f"row {place}", "prompt": prompt, "reason": reason, "tokens": tokens})
     return pl.DataFrame(excluded, schema=EXCLUDED)
 

@@ -11,6 +11,7 @@ import locale
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from random import randrange
 from typing import Annotated
@@ -24,7 +25,7 @@ from .contents import chapter_files
 from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardware
 from .execution import do
 from .export import export_notebooks, unexported
-from .processes import cores, exit_line, run_chapters, run_in_turn, tie_to_parent
+from .processes import cores, exit_line, own_gpus, run_chapters, run_in_turn, tie_to_parent
 from .profiles import Profile, RequestError, digest, load_profile
 from .rebuild import results_name, update
 from sftrepro.workflow import (
@@ -257,8 +258,9 @@ def rescore(profile: ProfileOption = "micro") -> None:
 @app.command("job", hidden=True)
 def do_job(names: list[str], profile: ProfileOption = "micro") -> None:
     "Do one job, or several chapters; Snakemake calls this."
-    flow = load_flow(load_profile(profile))
-    if names[0].startswith("chapter/"):
-        run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
-    else:
-        run_in_turn(names, flow)
+    flow, gpus = load_flow(load_profile(profile)), os.environ.get("SFTREPRO_GPUS")
+    with own_gpus(int(gpus)) if gpus else nullcontext():
+        if names[0].startswith("chapter/"):
+            run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
+        else:
+            run_in_turn(names, flow)

@@ -4,7 +4,7 @@
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
            'batches', 'padded', 'grouped_attention', 'next_logits', 'up_to_end', 'complete_batch', 'TransformersEngine',
            'vllm_missing', 'engine_version', 'serve_model', 'VLLMServer', 'groups', 'places', 'VLLMEngine',
-           'file_stamp', 'tokenizer_at', 'opened', 'check_checkpoint', 'check_room', 'generate']
+           'file_stamp', 'tokenizer_at', 'close_engines', 'opened', 'check_checkpoint', 'check_room', 'generate']
 
 # %% ../nbs/06_generate.ipynb #7c1ae6fa
 import json
@@ -287,6 +287,7 @@ class VLLMEngine:
     def __init__(self, checkpoint: Path, precision: str):
         if reason := vllm_missing():
             raise RequestError(f"engine 'vllm': {reason}. Use the other one: engine = transformers in settings.ini")
+        torch.cuda.empty_cache()  # what this process no longer uses
         self.servers = [VLLMServer(checkpoint, precision, gpus) for gpus in places(checkpoint)]
         for server in self.servers:
             server.answer()  # it has loaded the model
@@ -323,12 +324,16 @@ def tokenizer_at(checkpoint: Path,
 ENGINES = {"transformers": TransformersEngine, "vllm": VLLMEngine}
 _opened: dict[tuple, TransformersEngine | VLLMEngine] = {}
 
+def close_engines() -> None:
+    "Give back what the last checkpoint holds; a model that is loaded in another way may need its GPU."
+    while _opened:
+        _opened.popitem()[1].close()
+
 def opened(checkpoint: Path, engine: str, precision: str) -> TransformersEngine | VLLMEngine:
     "The engine with this checkpoint; opened if it is not the last one used, which is closed then."
     key = (checkpoint.resolve(), engine, precision, file_stamp(checkpoint))
     if key not in _opened:
-        for _ in range(len(_opened)):
-            _opened.popitem()[1].close()
+        close_engines()
         _opened[key] = ENGINES[engine](checkpoint, precision)
     return _opened[key]
 

@@ -5,7 +5,8 @@ __all__ = ['MARK', 'store_root', 'locate', 'display_path', 'is_ours', 'base_fold
            'atomic', 'write_bytes', 'write_json', 'write_table', 'remedy', 'read_bytes', 'read_text', 'read_json',
            'read_toml', 'parsed_table', 'read_table', 'FileRecord', 'Manifest', 'sha256', 'file_digest', 'Revision',
            'git', 'revision', 'commit', 'manifest_path', 'covered', 'seal', 'read_manifest', 'verify', 'quarantine',
-           'partial_paths', 'begin', 'discard', 'finish', 'check_own', 'remove_own', 'own_folder', 'try_lock', 'locked']
+           'partial_paths', 'begin', 'discard', 'finish', 'check_own', 'remove_own', 'own_folder', 'try_lock',
+           'stopping', 'locked']
 
 # %% ../nbs/02_store.ipynb #c9f9b990
 import fcntl
@@ -347,19 +348,24 @@ def try_lock(file: IO[str], seconds: float) -> bool:
                 return False
             time.sleep(0.1)
 
+# %% ../nbs/02_store.ipynb #a911a223
+def stopping() -> str:
+    "The command that stops this process."
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"scancel {job}" if job else f"kill {os.getpid()}"
+
 # %% ../nbs/02_store.ipynb #a786646d
 @contextmanager
 def locked(path: Path,   # the lock file
            doing: str,   # what the holder does, for the message
            ) -> Iterator[None]:
-    "Hold a lock; RequestError names the process that already holds it."
+    "Hold a lock; RequestError says how to stop the process that already holds it."
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         if not try_lock(file, seconds=3):
             file.seek(0)
-            holder = file.read().strip()
-            raise RequestError(f"{doing} is already running (process {holder}). Wait, or stop it: kill {holder}")
+            raise RequestError(f"{doing} is already running. Wait, or stop it: {file.read().strip()}")
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(stopping())
         file.flush()
         yield

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from sftrepro import cli, processes, rebuild, store, workflow
-from sftrepro.profiles import ROOT, load_profile
+from sftrepro.costs import usual_hardware
+from sftrepro.profiles import ROOT, RequestError, load_profile
 
 ONE = ("--profile", "tiny")
 
@@ -312,7 +313,7 @@ def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_be
     below = at_work(repository.build, process)
     if how == signal.SIGINT:
         assert refused(repository, "rebuild", *ONE) == (
-            f"another build of tiny is already running (process {process.pid}). "
+            f"another build of tiny is already running. "
             f"Wait, or stop it: kill {process.pid}")
     end(process, below, how, line)
 
@@ -393,6 +394,85 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
     assert not (published.store / "paper").exists()
 
 
+def program(folder: Path, name: str, code: str) -> None:
+    "A shell script in a folder."
+    (folder / name).write_text(f"#!/bin/sh\n{code}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_slurm_keeps_no_accounts_its_queue_is_asked(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "sacct", f"exit {int(fails)}")
+    program(tmp_path, "squeue", 'echo "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    own = rebuild.cluster_environment(["--executor", "slurm"])
+    asked = subprocess.run(["sacct", "-X", "--name", "run-7"], env=own, text=True, capture_output=True).stdout
+    assert ("--states=all" in asked and asked.endswith("--name=run-7\n")) == fails
+    assert rebuild.cluster_environment([])["PATH"] == os.environ["PATH"]
+
+
+def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path))
+    smoke, own = load_profile("smoke"), {"job": "train/a", "code": 2, "line": "too few rows"}
+    told = ["SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown.", "SLURM sbatch failed. The error "
+            "message was 'sbatch: error: no memory\nsbatch: error: no such node'.", "None"]
+    log = processes.log_file(smoke, "snakemake")
+    log.parent.mkdir(parents=True)
+    reports = [f"Error in rule job:\n    message: {message}\n    jobid: 1\n    output: stamps/train/{name}\n"
+               for message, name in zip(told, "abc", strict=True)]
+    log.write_text("".join(reports))
+    slurm = processes.plan_folder(smoke) / ".snakemake/slurm_logs/rule_job/train_a/3.log"
+    slurm.parent.mkdir(parents=True)
+    slurm.write_text(f"Building DAG\n{json.dumps(own)}\nshutting down\n")
+    assert rebuild.cluster_failures(smoke) == [
+        {"job": "train/a", "code": 1, "log": "snakemake",
+         "line": "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown"},
+        {"job": "train/b", "code": 1, "log": "snakemake", "line": "sbatch: error: no such node"},
+        own]
+
+
+GPU_JOB = """
+import os, sys
+from sftrepro import processes
+with processes.own_gpus(int(sys.argv[1])):
+    print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_jobs_side_by_side_never_share_a_gpu(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,4,7")
+    jobs = []
+    for count in (1, 2, 1):
+        jobs.append(subprocess.Popen([sys.executable, "-c", GPU_JOB, str(count)], text=True, stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, cwd=ROOT))
+        jobs[-1].seen = jobs[-1].stdout.readline().strip()
+    assert [job.seen for job in jobs] == ["2", "3,4", "7"]
+    with pytest.raises(RequestError, match=r"^2 GPUs are needed and 0 of 4 are free"), processes.own_gpus(2):
+        pass
+    for job in jobs:
+        job.kill()
+        job.communicate()
+    with processes.own_gpus(4):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3,4,7"
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_only_on_one_machine_does_a_job_look_for_its_gpus(
+    cluster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(8))))
+    paper = load_profile("paper")
+    train = next(job for job in workflow.jobs(paper).values() if job.name.startswith("train/Qwen3-14B"))
+    plan = rebuild.write_plan([train], paper, usual_hardware(paper), cluster)
+    assert json.loads(plan.read_text())["jobs"][train.name]["environment"] == ([] if cluster else ["SFTREPRO_GPUS=8"])
+
+
 @pytest.mark.skipif(rebuild.gpus() > 0, reason="this machine has GPUs")
 def test_a_gpu_that_is_not_there_is_said_before_anything_runs(published: Repository) -> None:
     line = refused(published, "rebuild", "--profile", "paper")
@@ -409,7 +489,7 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
     before = published.files()
     with store.locked(published.store / "locks/tiny" / f"{name}.lock", "this test"):
         said = json.loads(refused(published, "job", name, *ONE))
-        assert said == {"job": name, "code": 2, "line": f"{name} is already running (process {os.getpid()}). "
+        assert said == {"job": name, "code": 2, "line": f"{name} is already running. "
                                                         f"Wait, or stop it: kill {os.getpid()}"}
         assert published.files() == before
     assert published.run("job", name, *ONE)[0] == 0

@@ -31,6 +31,7 @@ from sftrepro.generate import (
     TransformersEngine,
     batches,
     choose,
+    close_engines,
     generate,
     groups,
     opened,
@@ -264,6 +265,12 @@ def test_a_checkpoint_written_anew_under_the_same_name_is_loaded_anew(
 def test_bfloat16_is_loaded_as_asked(tiny: Path, prompts: list[str]) -> None:
     assert len(generate(tiny, prompts, [0] * len(prompts), GREEDY, precision="bfloat16")) == len(prompts)
     assert opened(tiny, "transformers", "bfloat16").model.dtype == torch.bfloat16
+
+
+def test_what_a_checkpoint_holds_can_be_given_back(tiny: Path) -> None:
+    opened(tiny, "transformers", "float32")
+    close_engines()
+    assert not module._opened
 
 
 # Refusals
