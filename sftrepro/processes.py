@@ -132,7 +132,7 @@ def gpu_names() -> list[str]:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
     if not shutil.which("nvidia-smi"):
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8").stdout
     return [str(number) for number in range(listed.count("GPU "))]
 
 # %% ../nbs/18_processes.ipynb #fb803005

@@ -224,8 +224,8 @@ def rebuild_failure(failures: list[dict], profile: Profile) -> Exception:
 def cluster_failures(profile: Profile) -> list[dict]:
     "The failures of a rebuild on a cluster: as the jobs tell them, and as the scheduler does."
     logs = (plan_folder(profile) / ".snakemake/slurm_logs").rglob("*.log")
-    lines = [line for log in logs for line in log.read_text(errors="replace").splitlines()]
-    reports = log_file(profile, "snakemake").read_text().split("Error in rule job:")[1:]
+    lines = [line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    reports = log_file(profile, "snakemake").read_text(encoding="utf-8").split("Error in rule job:")[1:]
     told = {re.search(r"output: stamps/(\S+)", report)[1]: scheduler_message(report) for report in reports}
     return [*({"job": job, "code": 1, "line": line, "log": "snakemake"} for job, line in told.items() if line),
             *(json.loads(line) for line in lines if line.startswith('{"job"'))]
