@@ -7,7 +7,6 @@ __all__ = ['QUIET', 'Chapter', 'parameters_of', 'read_chapter', 'find_chapter', 
 # %% ../nbs/16a_chapters.ipynb #006163df
 import ast
 import asyncio
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from jupyter_client.provisioning import LocalProvisioner
 
 from . import store
 from .codegraph import dotted
-from .contents import chapter_files, chapter_label
+from .contents import chapter_files, chapter_label, notebook_cells, notebook_code, unreadable
 from .profiles import ROOT, RequestError, digest
 
 # %% ../nbs/16a_chapters.ipynb #cfd484f8
@@ -34,21 +33,23 @@ class Chapter(NamedTuple):
     parameters: dict[str, object]  # name -> default
 
 # %% ../nbs/16a_chapters.ipynb #651cb2d8
-def parameters_of(cell: dict) -> dict[str, object]:
+def parameters_of(source: str) -> dict[str, object]:  # raises ValueError unless each default is a plain value
     "The names and defaults that a `parameters` cell declares."
-    nodes = [node for node in ast.parse("".join(cell["source"])).body if isinstance(node, (ast.Assign, ast.AnnAssign))]
+    nodes = [node for node in ast.parse(source).body if isinstance(node, (ast.Assign, ast.AnnAssign))]
     names = [dotted(node.targets[0] if isinstance(node, ast.Assign) else node.target) for node in nodes]
     return {name: ast.literal_eval(node.value) for name, node in zip(names, nodes, strict=True)}
 
 # %% ../nbs/16a_chapters.ipynb #31d8de33
-def read_chapter(path: Path) -> Chapter:
-    "Parse a notebook; lines for IPython (`%` and `!`) are left out of its code."
-    cells = [(cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", []), cell)
-             for cell in json.loads(path.read_text())["cells"]]
-    lines = [line for kind, source, *_ in cells if kind == "code" for line in source.splitlines()]
-    tree = ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
-    parameters = [parameters_of(cell) for *_, tags, cell in cells if "parameters" in tags]
-    return Chapter(path, digest([cell[:3] for cell in cells])[:12], tree, parameters[0] if parameters else {})
+def read_chapter(path: Path) -> Chapter:  # raises RequestError for a broken notebook
+    "Parse a notebook."
+    cells = [(cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
+             for cell in notebook_cells(path)]
+    tree = notebook_code(path)
+    try:
+        parameters = [parameters_of(source) for _, source, tags in cells if "parameters" in tags]
+    except ValueError:
+        raise unreadable(path, "declares a parameter whose default is not a plain value") from None
+    return Chapter(path, digest(cells)[:12], tree, parameters[0] if parameters else {})
 
 # %% ../nbs/16a_chapters.ipynb #484edfa9
 def find_chapter(name: str,  # `22`, `dip` or `22_dip_and_recovery`
@@ -58,7 +59,8 @@ def find_chapter(name: str,  # `22`, `dip` or `22_dip_and_recovery`
     exact = [stem for stem in stems if name in (stem, chapter_label(stem))]
     matches = exact or [stem for stem in stems if stem.startswith(name)] or [stem for stem in stems if name in stem]
     if len(matches) != 1:
-        problem = "is not in nbs" if not matches else f"may be {' or '.join(matches)}"
+        unlisted = f"is not in {'_toc.yml' if (ROOT / 'nbs' / f'{name}.ipynb').exists() else 'nbs'}"
+        problem = f"may be {' or '.join(matches)}" if matches else unlisted
         raise RequestError(f"chapter {name!r} {problem}. Chapters: {', '.join(stems)}")
     return matches[0]
 
