@@ -4,7 +4,7 @@
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
            'batches', 'padded', 'grouped_attention', 'next_logits', 'up_to_end', 'complete_batch', 'TransformersEngine',
            'vllm_missing', 'engine_version', 'serve_model', 'VLLMServer', 'groups', 'places', 'VLLMEngine',
-           'file_stamp', 'tokenizer_at', 'opened', 'check_checkpoint', 'check_room', 'generate']
+           'file_stamp', 'tokenizer_at', 'opened', 'check_checkpoint', 'check_room', 'check_prompts', 'generate']
 
 # %% ../nbs/06_generate.ipynb #7c1ae6fa
 import json
@@ -350,6 +350,13 @@ def check_room(checkpoint: Path,
         raise RequestError(f"max_new_tokens = {max_new_tokens} after a prompt of {longest} tokens: {checkpoint.name} "
                            f"has {positions} positions. Lower max_new_tokens in settings.ini")
 
+# %% ../nbs/06_generate.ipynb #e54c966b
+def check_prompts(prompts: list[str], seeds: list[int]) -> None:  # raises RequestError
+    "Refuse a request without prompts, or without one seed for each."
+    if not prompts or len(prompts) != len(seeds):
+        raise RequestError(f"generate: {len(prompts)} prompts with {len(seeds)} seeds. "
+                           "Give at least one prompt, and a seed for each")
+
 # %% ../nbs/06_generate.ipynb #71ef405e
 def generate(checkpoint: Path,
              prompts: list[str],  # final text, chat template applied; nothing is added to it
@@ -359,6 +366,7 @@ def generate(checkpoint: Path,
              precision: Literal["float32", "bfloat16"] = "float32",
              ) -> list[Response]: # in the order of the prompts; raises RequestError
     "What a checkpoint writes after each prompt."
+    check_prompts(prompts, seeds)
     check_checkpoint(checkpoint)
     tokenizer = tokenizer_at(checkpoint, file_stamp(checkpoint))
     tokens = tokenizer(prompts, add_special_tokens=False)["input_ids"]
