@@ -236,7 +236,7 @@ class VLLMServer:
         code = "import sys; from sftrepro.generate import serve_model; serve_model(*sys.argv[1:])"
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(checkpoint), precision, str(len(gpus))],
+            [sys.executable, "-P", "-c", code, str(checkpoint), precision, str(len(gpus))],
             env=os.environ | VLLM_ENVIRONMENT | visible,
             text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
 

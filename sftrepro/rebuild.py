@@ -118,7 +118,7 @@ def snakemake_command(plan_file: Path, more: list[str]) -> list[str]:
     "The call of Snakemake; what follows `--` on our command line is added to it."
     limits = ["--resources", f"gpu={gpus()}"] if gpus() else []
     here = [] if on_cluster(more) else ["--cores", str(cores()), *limits]
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
+    return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
             "--directory", str(plan_file.parent), "--config", f"plan={plan_file}", "--nolock", "--keep-going",
             "--scheduler", "greedy", "--quiet", "all", *here, *more]
 

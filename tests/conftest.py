@@ -84,7 +84,7 @@ class Repository:
             "format: jb-book\nroot: book/index\nparts:\n  - caption: Toys\n    chapters:\n"
             "      - file: nbs/20_toy\n      - file: nbs/21_plain\n      - file: book/api\n")
         write_notebook(folder / "nbs/20_toy.ipynb", TOY)
-        write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.score import boxed", ()),
+        write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.answers import boxed", ()),
                                                        ("boxed(r'\\boxed{3}')", ())])
         self.profile(
             "smoke",

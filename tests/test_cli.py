@@ -133,8 +133,8 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
 def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: Repository) -> None:
     published.edit(
         "nbs/21_plain.ipynb",
-        "from sftrepro.score",
-        "import sys, tqdm; print('sftrepro.score' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.score",
+        "from sftrepro.answers",
+        "import sys, tqdm; print('sftrepro.answers' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.answers",
     )
     published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
     line = refused(published, "book", *ONE, code=1)
@@ -150,13 +150,30 @@ def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: R
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
     published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
-    published.edit("sftrepro/score.py", "import random", "import randomly")
+    published.edit("sftrepro/answers.py", "import re\n", "import randomly\n")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith(
         "chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'randomly'"
     )
-    published.edit("sftrepro/score.py", "import randomly", "import random")
+    published.edit("sftrepro/answers.py", "import randomly\n", "import re\n")
     assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
+
+
+SHADOWS = ("random", "json", "typing", "logging", "tqdm", "polars", "numpy", "yaml", "papermill", "snakemake",
+           "IPython", "ipykernel", "sphinx", "docutils", "traitlets", "jinja2", "asyncio", "html", "secrets", "bisect")
+
+
+def test_nothing_in_the_current_folder_is_taken_for_a_library(published: Repository) -> None:
+    "The repository is also where kernels run and where the Snakefile lies."
+    library = published.folder.parent / "library"
+    library.mkdir()
+    (library / "sftrepro").symlink_to(published.folder / "sftrepro")
+    for name in SHADOWS:
+        (published.folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
+    published.edit("nbs/21_plain.ipynb", "from sftrepro.answers", "import random, bisect; from sftrepro.answers")
+    for words in (("book", *ONE), ("run", "21", *ONE)):
+        code, _, errors = published.run(*words, before=("env", f"PYTHONPATH={library}"))
+        assert code == 0, errors
 
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
