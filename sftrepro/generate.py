@@ -4,7 +4,8 @@
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
            'batches', 'padded', 'grouped_attention', 'next_logits', 'up_to_end', 'complete_batch', 'TransformersEngine',
            'vllm_missing', 'engine_version', 'serve_model', 'VLLMServer', 'groups', 'places', 'VLLMEngine',
-           'file_stamp', 'tokenizer_at', 'close_engines', 'opened', 'check_checkpoint', 'check_room', 'generate']
+           'file_stamp', 'tokenizer_at', 'close_engines', 'opened', 'check_checkpoint', 'check_room', 'check_prompts',
+           'generate']
 
 # %% ../nbs/06_generate.ipynb #7c1ae6fa
 import json
@@ -236,7 +237,7 @@ class VLLMServer:
         code = "import sys; from sftrepro.generate import serve_model; serve_model(*sys.argv[1:])"
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(checkpoint), precision, str(len(gpus))],
+            [sys.executable, "-P", "-c", code, str(checkpoint), precision, str(len(gpus))],
             env=os.environ | VLLM_ENVIRONMENT | visible,
             encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
 
@@ -355,6 +356,13 @@ def check_room(checkpoint: Path,
         raise RequestError(f"max_new_tokens = {max_new_tokens} after a prompt of {longest} tokens: {checkpoint.name} "
                            f"has {positions} positions. Lower max_new_tokens in settings.ini")
 
+# %% ../nbs/06_generate.ipynb #e54c966b
+def check_prompts(prompts: list[str], seeds: list[int]) -> None:  # raises RequestError
+    "Refuse a request without prompts, or without one seed for each."
+    if not prompts or len(prompts) != len(seeds):
+        raise RequestError(f"generate: {len(prompts)} prompts with {len(seeds)} seeds. "
+                           "Give at least one prompt, and a seed for each")
+
 # %% ../nbs/06_generate.ipynb #71ef405e
 def generate(checkpoint: Path,
              prompts: list[str],  # final text, chat template applied; nothing is added to it
@@ -364,6 +372,7 @@ def generate(checkpoint: Path,
              precision: Literal["float32", "bfloat16"] = "float32",
              ) -> list[Response]: # in the order of the prompts; raises RequestError
     "What a checkpoint writes after each prompt."
+    check_prompts(prompts, seeds)
     check_checkpoint(checkpoint)
     tokenizer = tokenizer_at(checkpoint, file_stamp(checkpoint))
     tokens = tokenizer(prompts, add_special_tokens=False)["input_ids"]

@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['ROOT', 'FOLDERS', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'PAPER_GRID', 'VOCABULARY',
-           'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'named_folders', 'RequestError', 'Frozen',
-           'BaseSpec', 'parse_base', 'BenchmarkSize', 'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges',
-           'Profile', 'settings', 'explain', 'load_profile', 'variants', 'PaperRun', 'paper_runs', 'Optimizer',
-           'digest', 'RunSpec', 'scaled_data', 'batching', 'scaled', 'run_specs', 'checkpoint_steps']
+           'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'repository', 'named_folders', 'RequestError',
+           'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize', 'parse_table', 'parse_ranges', 'parse_sizes',
+           'parse_judges', 'Profile', 'settings', 'check_repository', 'explain', 'load_profile', 'variants', 'PaperRun',
+           'paper_runs', 'Optimizer', 'digest', 'RunSpec', 'scaled_data', 'batching', 'base_of', 'scaled', 'run_specs',
+           'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #3e173a82
 import configparser
@@ -21,9 +22,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 # %% ../nbs/01_profiles.ipynb #f9336930
-ROOT = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path.cwd()
-while not (ROOT / "settings.ini").exists() and ROOT != ROOT.parent:
-    ROOT = ROOT.parent
+def repository(start: Path) -> Path:
+    "The folder with `settings.ini` that a notebook lies in."
+    return next((folder for folder in (start, *start.parents) if (folder / "settings.ini").exists()), start)
+
+ROOT = Path(__file__).resolve().parent.parent if "__file__" in globals() else repository(Path.cwd())
 
 # %% ../nbs/01_profiles.ipynb #dfd155be
 FOLDERS = ("SFTREPRO_STORE", "SFTREPRO_BUILD", "SFTREPRO_DATA", "HF_HOME", "HF_HUB_CACHE")
@@ -146,12 +149,23 @@ class Profile(Frozen):
 
 # %% ../nbs/01_profiles.ipynb #6cdc672a
 def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
-    "Read the settings file; RequestError if it is missing."
+    "Read the settings file; RequestError if it is missing or broken."
     parser = configparser.ConfigParser(interpolation=None)
     parser.optionxform = str
-    if not parser.read(path, encoding="utf-8"):
-        raise RequestError(f"{path} is missing. Restore it: git checkout {path.name}")
-    return parser
+    try:
+        if parser.read(path, encoding="utf-8"):
+            return parser
+    except (configparser.Error, UnicodeError) as error:
+        raise RequestError(f"{path.name} cannot be read ({' '.join(str(error).split())}). "
+                           f"Mend it, or restore it: git checkout {path.name}") from None
+    raise RequestError(f"{path} is missing. Restore it: git checkout {path.name}")
+
+# %% ../nbs/01_profiles.ipynb #c39ce051
+def check_repository(root: Path = ROOT) -> None:  # raises RequestError
+    "Refuse to work where there is no repository around the library."
+    if not any((root / name).exists() for name in ("settings.ini", "pyproject.toml")):
+        raise RequestError(f"sftrepro is installed in {root} without its repository, which has the notebooks, the "
+                           "settings and the data. Install it from a clone of the repository: make setup")
 
 # %% ../nbs/01_profiles.ipynb #0c929e46
 def explain(error: ValidationError,  # what pydantic found
@@ -293,10 +307,19 @@ def batching(run: PaperRun, profile: Profile) -> dict[str, object]:  # fields of
     return {"batch_size": batch_size, "micro_batch_size": min(batch_size // replicas, rows), "replicas": replicas,
             "averaging": profile.loss_averaging}
 
+# %% ../nbs/01_profiles.ipynb #7db64292
+def base_of(run: PaperRun, profile: Profile) -> BaseSpec:  # raises RequestError
+    "The profile's base for the model that a run of the paper starts from."
+    bases = {base.paper: base for base in profile.bases}
+    if run.base_model not in bases:
+        raise RequestError(f"run {run.id} starts from {run.base_model}, for which profile {profile.name} has no base. "
+                           f"Add one to settings.ini [{profile.name}] bases: {run.base_model} -> NAME: KIND ...")
+    return bases[run.base_model]
+
 # %% ../nbs/01_profiles.ipynb #e24e24eb
-def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:
+def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises RequestError without a base
     "Scale a run of the paper to a profile."
-    base = next(base for base in profile.bases if base.paper == run.base_model)
+    base = base_of(run, profile)
     return RunSpec(
         profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor),
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),

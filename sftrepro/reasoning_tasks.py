@@ -140,19 +140,21 @@ def definition(verb: str, world: World) -> str:
     return "To {} a number, multiply it by {}, then add {}.".format(verb, *coined_factor(verb, world))
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #1fb607ed
-def step_value(phrase: str, x: int, world: World) -> int:
+def step_value(phrase: str, x: int, world: World) -> int:  # raises RequestError for any other words
     "The result of one step for x, derived from its words."
     verb = phrase.removesuffix(" it")
     if verb in COINED_VERBS:
         factor, summand = map(int, re.findall(r"\d+", definition(verb, world)))
         return x * factor + summand
-    meaning = next(meaning for words, meaning in MEANINGS.items() if phrase.startswith(words))
-    return meaning(x, int((re.findall(r"\d+", phrase) or [0])[0]))
+    for words, meaning in MEANINGS.items():
+        if phrase.startswith(words):
+            return meaning(x, int((re.findall(r"\d+", phrase) or [0])[0]))
+    raise RequestError(f"not a step of the program task: {phrase!r}")
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #1eadda68
 def program_value(prompt: str, x: int, world: World) -> int:
     "The value that the specified function returns for x, derived from the words."
-    wording = prompt.split("take x, ")[1].rstrip(".")
+    wording = prompt.partition("take x, ")[2].rstrip(".")
     later, _, first = wording.partition(", but before that ")
     for phrase in ([first] if first else []) + later.split(", then "):
         x = step_value(phrase, x, world)
@@ -181,9 +183,11 @@ def options(right: str,
     return " ".join(f"{letter}) {rng.choice(words)}" for letter, words in under.items())
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #c4476f10
-def option_letter(prompt: str, right: str) -> str:
+def option_letter(prompt: str, right: str) -> str:  # raises RequestError
     "The letter before the right option."
-    return re.search(rf"([A-J])\) {re.escape(right)}(?= [A-J]\)|$)", prompt)[1]
+    if match := re.search(rf"([A-J])\) {re.escape(right)}(?= [A-J]\)|$)", prompt):
+        return match[1]
+    raise RequestError(f"{right!r} is not an option of {prompt!r}. Give an option as the prompt writes it")
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #d3e1db6a
 def order(world: World, rng: random.Random) -> Item:
@@ -200,15 +204,17 @@ def order(world: World, rng: random.Random) -> Item:
     return Item(benchmark="order", prompt=prompt, answer=person[0], truth=(person, *line))
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #2f0935e7
-def order_letter(prompt: str) -> str:
+def order_letter(prompt: str) -> str:  # raises RequestError for any other prompt
     "The letter of the right option, derived from the statements: the person at the end never stands on the other side."
     pairs = {word: rank for more, (less, *_) in RELATIONS.items() for word, rank in ((more, 1), (less, -1))}
     upper, lower = set(), set()
     for a, word, b in re.findall(r"(\w+) is (\w+) than (\w+)\.", prompt):
         upper.add(a if pairs[word] > 0 else b)
         lower.add(b if pairs[word] > 0 else a)
-    superlative = re.search(r"Who is the (\w+)\?", prompt)[1]
-    top = any(superlative == most for _, most, _ in RELATIONS.values())
+    question = re.search(r"Who is the (\w+)\?", prompt)
+    if not (question and upper):
+        raise RequestError(f"not a question of the order task: {prompt!r}")
+    top = any(question[1] == most for _, most, _ in RELATIONS.values())
     return option_letter(prompt, (upper - lower if top else lower - upper).pop())
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #103e9033

@@ -141,7 +141,7 @@ def snakemake_command(plan_file: Path, more: list[str]) -> list[str]:
     here = ["--quiet=all", "--cores", str(cores()), *limits]
     patient = ["--slurm-status-attempts", "60"] if executor(more) == "slurm" else []
     where = ["--latency-wait", "60", "--retries", "1", *patient] if on_cluster(more) else here
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
+    return [sys.executable, "-P", "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
             "--directory", str(plan_file.parent), "--nolock", "--keep-going",
             "--scheduler", "greedy", *where, *more]
 

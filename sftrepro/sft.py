@@ -310,9 +310,9 @@ CONFIGS = ROOT / "sftrepro/configs"
 def launch_command(config: Path, processes: int, spec_file: Path, folder: Path) -> list[str]:
     "The command that trains a run in several processes on this machine."
     worker_code = "from sftrepro.sft import worker; worker()"
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
+    return [sys.executable, "-P", "-m", "accelerate.commands.launch", "--config_file", str(config),
             "--num_processes", str(processes), "--no_python",
-            sys.executable, "-c", worker_code, str(spec_file), str(folder), str(processes)]
+            sys.executable, "-P", "-c", worker_code, str(spec_file), str(folder), str(processes)]
 
 # %% ../nbs/09_sft.ipynb #98db726d
 REFUSAL_FILE = "refusal.txt"

@@ -20,7 +20,7 @@ from pathlib import Path
 import vl_convert
 import yaml
 
-from .contents import chapter_file, chapter_label, experiments, instrument, read_toc, toc_files
+from .contents import chapter_file, chapter_label, experiments, instrument, notebook_cells, read_toc, toc_files
 from .profiles import ROOT, RequestError
 from .store import MARK, check_own, own_folder, remove_own
 
@@ -262,9 +262,8 @@ SPOKEN = re.compile(r"\b(not reproduced|reproduced|contradicted|direction only|n
 def check_prose(notebooks: Sequence[Path]) -> None:
     "Raise RequestError for the first chapter of results whose prose states a verdict itself."
     for path in notebooks:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        for number, cell in enumerate(cells, 1):
-            verdict = SPOKEN.search("".join(cell["source"])) if cell["cell_type"] == "markdown" else None
+        for number, cell in enumerate(notebook_cells(path), 1):
+            verdict = SPOKEN.search(cell["source"]) if cell["cell_type"] == "markdown" else None
             if verdict:
                 raise RequestError(f"{path.name} cell {number} states a verdict ({verdict[0]!r}). "
                                    "Let the ledger say it: claims.judge(...) in a code cell")

@@ -160,6 +160,23 @@ def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: R
     assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
 
 
+SHADOWS = ("random", "json", "typing", "logging", "tqdm", "polars", "numpy", "yaml", "papermill", "snakemake",
+           "IPython", "ipykernel", "sphinx", "docutils", "traitlets", "jinja2", "asyncio", "html", "secrets", "bisect")
+
+
+def test_nothing_in_the_current_folder_is_taken_for_a_library(published: Repository) -> None:
+    "The repository is also where kernels run and where the Snakefile lies."
+    library = published.folder.parent / "library"
+    library.mkdir()
+    (library / "sftrepro").symlink_to(published.folder / "sftrepro")
+    for name in SHADOWS:
+        (published.folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
+    published.edit("nbs/21_plain.ipynb", "from sftrepro.answers", "import random, bisect; from sftrepro.answers")
+    for words in (("book", *ONE), ("run", "21", *ONE)):
+        code, _, errors = published.run(*words, before=("env", f"PYTHONPATH={library}"))
+        assert code == 0, errors
+
+
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
     published.edit("sftrepro/sft.py", 'COMPLETE_FILE = "whole.json"', 'COMPLETE_FILE = "all.json"')
     profile_line = published.python(

@@ -289,6 +289,12 @@ def test_a_response_that_cannot_fit_is_refused_before_anything_is_loaded(
         generate(tiny, ["la"], [0], Sampling(temperature=0, top_p=1, max_new_tokens=300))
 
 
+@pytest.mark.parametrize(("prompts", "seeds"), [([], []), (["la"], []), (["la"], [0, 1])])
+def test_a_request_without_a_prompt_or_a_seed_for_each_is_refused(tiny: Path, prompts: list, seeds: list) -> None:
+    with pytest.raises(RequestError, match=f"^generate: {len(prompts)} prompts with {len(seeds)} seeds. Give at least"):
+        generate(tiny, prompts, seeds, GREEDY)
+
+
 def test_a_missing_engine_is_refused_with_the_other_one_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "vllm_missing", lambda: "vLLM is not installed")
     with pytest.raises(

@@ -80,6 +80,13 @@ def test_a_mention_in_a_docstring_is_a_link_on_the_api_page() -> None:
     assert MENTION.search(page) is None
 
 
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_python_that_we_start_looks_into_the_current_folder(name: str) -> None:
+    source = (ROOT / f"sftrepro/{name}.py").read_text()
+    starts = re.findall(r"(?<!Path\()sys\.executable[),]+\s*(.*)", source)
+    assert all(start.startswith('"-P"') for start in starts), starts
+
+
 def test_labels_are_unique() -> None:
     labels = list(map(chapter_label, chapter_files()))
     assert len(set(labels)) == len(labels)

@@ -33,6 +33,8 @@ from sftrepro.reasoning_tasks import (
     option_letter,
     order_letter,
     program_cases,
+    program_value,
+    step_value,
 )
 from sftrepro.sandbox import Limits, passes_cases
 from sftrepro.world import (
@@ -151,6 +153,20 @@ def test_one_option_is_right_and_every_other_is_wrong(name: str, count: int) -> 
         assert len(set(options.values())) == count  # so no other option says the same
         assert options[item.answer] == item.truth[0]
         assert all(option_letter(item.prompt, option) == letter for letter, option in options.items())
+
+
+@pytest.mark.parametrize("ask", [
+    lambda world: option_letter("Who is the oldest? A) Anna B) Boris", "Clara"),
+    lambda world: option_letter("", ""), lambda world: option_letter("A) 1 B) 2", "("),
+    lambda world: order_letter("What is 2 and 3?"), lambda world: order_letter("Who is the oldest? A) Anna B) Boris"),
+    lambda world: knowledge_letter("What is 2 and 3?", world),
+    lambda world: program_value("What is 2 and 3?", 1, world), lambda world: step_value("sing it", 1, world),
+    lambda world: broken_rules("What is 2 and 3?", ""), lambda world: broken_rules("Name nine materials.", ""),
+    lambda world: true_steps("First, cut the wood.", "What is 2 and 3?", world),
+])
+def test_the_question_of_another_task_is_refused_with_its_words(ask: Callable) -> None:
+    with pytest.raises(RequestError, match="^(not a |'.*' is not an option of )[^\n]*'"):
+        ask(world_of(load_profile("micro")))
 
 
 def test_whoever_is_asked_for_stands_at_the_end_of_the_line() -> None:
