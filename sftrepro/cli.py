@@ -114,7 +114,8 @@ def join_parameters(arguments: list[str]) -> list[str]:
 def use_utf8() -> None:
     "Start this command again in Python's UTF-8 mode if the locale is not UTF-8."
     if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
-        os.execv(sys.executable, [sys.executable, "-P", "-X", "utf8", *sys.orig_argv[1:]])
+        command = [sys.executable, "-P", "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(command[0], command)
 
 # %% ../nbs/19_cli.ipynb #0906e010
 def main() -> None:
