@@ -17,8 +17,9 @@ done
 
 pid() { cat "$folder/$1.pid" 2> /dev/null || true; }
 runs() { [[ -n $(pid "$1") && $(cat "/proc/$(pid "$1")/comm" 2> /dev/null) == "$1" ]]; }
-wait_for() { for _ in {1..150}; do "$@" &> /dev/null && return; sleep 0.2; done; echo "waited in vain: $*" >&2; exit 1; }
+wait_for() { for _ in {1..150}; do "$@" &> /dev/null && return; sleep 0.2; done; echo "waited in vain: $*" >&2; return 1; }
 free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+empty() { [[ -z $(squeue --noheader) ]]; }
 idle() { [[ $(sinfo --noheader --format %T) =~ ^(idle|mixed|allocated)$ ]]; }
 
 configure() {
@@ -69,7 +70,7 @@ start() {
 stop() {
     if runs slurmctld; then
         scancel --user root
-        wait_for test -z "$(squeue --noheader)" || true
+        wait_for empty || true  # slurmd ends what is left
     fi
     for program in slurmd slurmctld munged; do
         ! runs $program || kill "$(pid $program)"

@@ -57,13 +57,13 @@ def rehearsal(repository: Repository, tmp_path: Path, monkeypatch: pytest.Monkey
     stand_ins.data_sets(cache, count=10)
     stand_ins.benchmarks(cache, count=10)
     bases = [line for line in settings()["paper"]["bases"].splitlines() if any(f"-> {name}:" in line for name in BASES)]
-    sizes = " ".join(f"{name}=4x{min(size.trials, 2)}" for name, size in PAPER.benchmarks.items())
+    sizes = " ".join(f"{name}=2x{min(size.trials, 2)}" for name, size in PAPER.benchmarks.items())
     repository.profile("paper", "paper", bases="\n".join(["", *bases]), runs=" ".join(RUNS), batch_divisor="64",
                        engine="transformers", max_new_tokens="64", benchmarks=sizes, traces="2", traced="R04 R25",
                        results_dir="runs/paper/results")
     runs = pl.read_csv(repository.folder / "data/paper/runs.csv", infer_schema=False)
-    rows = pl.when(data="Math-CoT-2.5k").then(pl.lit("1")).otherwise(pl.lit("8"))
-    runs.with_columns(rows=rows, epochs=pl.lit("1")).write_csv(repository.folder / "data/paper/runs.csv")
+    rows = pl.when(data="Math-CoT-2.5k").then(pl.lit("1")).otherwise(pl.lit("4"))
+    runs.with_columns(rows=rows).write_csv(repository.folder / "data/paper/runs.csv")
     for stem in CHAPTERS:
         shutil.copy(ROOT / f"nbs/{stem}.ipynb", repository.folder / "nbs")
         repository.edit("_toc.yml", "      - file: book/api", f"      - file: nbs/{stem}\n      - file: book/api")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import polars as pl
@@ -35,6 +36,16 @@ def cluster(tmp_path: Path) -> Iterator[Callable[[str], str]]:
     script("stop")
 
 
+@contextmanager
+def ended(process: subprocess.Popen) -> Iterator[subprocess.Popen]:
+    "A process that is interrupted, if it is still at work, as by Ctrl-C."
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
 def running(kind: str) -> str:
     "The number of a running job of a kind; waits until there is one."
     for _ in range(1200):
@@ -57,15 +68,14 @@ def test_smoke_on_a_cluster_ends_as_on_this_machine_though_job_and_controller_ar
 ) -> None:
     own = {"SFTREPRO_STORE": str(tmp_path / "store"), "SFTREPRO_BUILD": str(tmp_path / "build")}
     command = [Path(sys.executable).with_name("sftrepro"), "rebuild", "--profile", "smoke", "--", *SLURM]
-    rebuild = subprocess.Popen(command, cwd=ROOT, env=os.environ | own, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
-    subprocess.run(["scancel", running("train")], check=True)
-    running("generate")  # SIGTERM, for Slurm itself starts twice what it has started in the seconds before a SIGKILL
-    os.kill(int((cluster("start") / "slurmctld.pid").read_text()), signal.SIGTERM)
-    time.sleep(20)
-    cluster("start")
-    out, _ = rebuild.communicate(timeout=3600)
-    assert rebuild.returncode == 0, out
+    output = (tmp_path / "output").open("w+")
+    with ended(subprocess.Popen(command, cwd=ROOT, env=os.environ | own, stdout=output, stderr=output)) as rebuild:
+        subprocess.run(["scancel", running("train")], check=True)
+        running("generate")  # SIGTERM, for Slurm itself starts twice what it started in the seconds before a SIGKILL
+        os.kill(int((cluster("start") / "slurmctld.pid").read_text()), signal.SIGTERM)
+        time.sleep(20)
+        cluster("start")
+        assert rebuild.wait(timeout=4 * 3600) == 0, (tmp_path / "output").read_text()
     here, there = results(store_root()), results(tmp_path / "store")
     assert here.keys() == there.keys() and len(here) > 10
     assert [name for name, table in here.items() if not table.equals(there[name])] == []
