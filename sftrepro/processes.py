@@ -202,8 +202,11 @@ def run_chapters(names: list[str], flow: Flow, threads: int) -> None:
     while waiting or running:
         while waiting and len(running) < at_once:
             running.append(copy_for(flow.jobs[waiting.pop(0)], flow))
-        connection.wait([process.sentinel for process in running])
-        failed |= any(process.exitcode for process in running)
-        running = [process for process in running if process.is_alive()]
+        ready = connection.wait([process.sentinel for process in running])
+        ended = [process for process in running if process.sentinel in ready]
+        for process in ended:
+            process.join()  # its exit code is there a moment later than the sentinel
+        failed |= any(process.exitcode for process in ended)
+        running = [process for process in running if process not in ended]
     if failed:
         raise SystemExit(1)

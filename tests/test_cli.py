@@ -558,3 +558,31 @@ def test_what_remains_is_predicted_at_first_and_measured_later(costs: dict[str, 
         assert rebuild.time_left(costs, left, elapsed) == pytest.approx(
             elapsed * sum(costs[name] for name in left) / done
         )
+
+
+class Late:
+    "A copy that failed: its sentinel is ready before its exit code can be asked for, as the kernel may have it."
+
+    def __init__(self) -> None:
+        self.sentinel, end = os.pipe()
+        os.close(end)
+        self.asked = False
+
+    @property
+    def exitcode(self) -> int | None:
+        return 1 if self.asked else None
+
+    def is_alive(self) -> bool:
+        self.asked = True
+        return False
+
+    def join(self) -> None:
+        self.asked = True
+
+
+def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = workflow.load_flow(load_profile("smoke"))
+    monkeypatch.setattr(processes, "copy_for", lambda job, flow: Late())
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit):
+        processes.run_chapters(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
