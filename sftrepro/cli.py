@@ -2,13 +2,16 @@
 
 # %% auto #0
 __all__ = ['app', 'ProfileOption', 'HardwareOption', 'More', 'results_app', 'split_parameters', 'render_chapter', 'as_in_book',
-           'experiment', 'examples', 'sftrepro', 'join_parameters', 'main', 'chosen_hardware', 'book', 'rebuild', 'run',
-           'shown_job', 'status', 'show_plan', 'results', 'verify_results', 'changed_verdict', 'rescore', 'do_job']
+           'experiment', 'examples', 'sftrepro', 'join_parameters', 'use_utf8', 'main', 'chosen_hardware', 'book',
+           'check_options', 'rebuild', 'run', 'shown_job', 'status', 'show_plan', 'results', 'verify_results',
+           'changed_verdict', 'rescore', 'do_job']
 
 # %% ../nbs/19_cli.ipynb #d74ddcf1
+import locale
 import os
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from random import randrange
 from typing import Annotated
@@ -22,8 +25,8 @@ from .contents import chapter_files
 from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardware
 from .execution import do
 from .export import export_notebooks, unexported
-from .processes import cores, exit_line, run_chapters, run_in_turn, tie_to_parent
-from .profiles import Profile, RequestError, digest, load_profile
+from .processes import cores, exit_line, own_gpus, run_chapters, run_in_turn, tie_to_parent
+from .profiles import Profile, RequestError, check_repository, digest, load_profile
 from .rebuild import results_name, update
 from sftrepro.workflow import (
     PUBLISHED_FILES,
@@ -55,9 +58,9 @@ def render_chapter(notebook: Path, out: Path) -> Path:  # the page to open
 
 def as_in_book(stem: str, profile: Profile) -> Path:  # the page to open
     "Run a chapter with the book's parameters; its page replaces the one in the book."
-    flow = load_flow(profile)
-    require_results(flow, [stem])
-    do(f"chapter/{stem}", flow)
+    require_results(load_flow(profile), [stem])
+    export_notebooks()
+    do(f"chapter/{stem}", load_flow(profile))
     return render_chapter(executed_file(profile, stem), build_root() / "runs" / stem / "page")
 
 # %% ../nbs/19_cli.ipynb #073910d0
@@ -71,6 +74,7 @@ def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # t
         item_results.read_results(profile, results, f"chapter {stem}")
     if tokens := tokens_needed(changed, profile):
         item_results.read_tokens(profile, tokens, f"chapter {stem}")
+    export_notebooks()
     place = build_root() / "runs" / f"{stem}-{digest(values)[:8]}"
     differs = {name: value for name, value in values.items() if chapter.parameters[name] != value}
     execute(chapter.path, place / f"{stem}.ipynb", place / f"{stem}-failed.ipynb", differs)
@@ -106,12 +110,21 @@ def join_parameters(arguments: list[str]) -> list[str]:
             del left[:2]
     return out
 
+# %% ../nbs/19_cli.ipynb #a5aaac72
+def use_utf8() -> None:
+    "Start this command again in Python's UTF-8 mode if the locale is not UTF-8."
+    if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
+        command = [sys.executable, "-P", "-X", "utf8", *sys.orig_argv[1:]]
+        os.execv(command[0], command)
+
 # %% ../nbs/19_cli.ipynb #0906e010
 def main() -> None:
     "Run the command line; any error becomes one line and an exit code."
+    use_utf8()
     tie_to_parent()
     words = join_parameters([word for word in sys.argv[1:] if word != "--debug"])
     try:
+        check_repository()
         code = app(args=words or ["--help"], prog_name="sftrepro", standalone_mode=False)
         if code == 130:  # typer's code for Ctrl-C
             raise KeyboardInterrupt
@@ -132,11 +145,20 @@ def book(profile: ProfileOption = "micro") -> None:
     "Run the chapters that are stale, from published results, and render the book."
     update(profile, "book", [])
 
+# %% ../nbs/19_cli.ipynb #c2c0dfd9
+def check_options(more: list[str]) -> None:  # raises RequestError
+    "Refuse a word where options for Snakemake belong."
+    if more and not more[0].startswith("-"):
+        raise RequestError(f"rebuild {more[0]!r}: only options for Snakemake may follow, after `--`. "
+                           f"Is it a profile? sftrepro rebuild --profile {more[0]}")
+
+# %% ../nbs/19_cli.ipynb #ceeee206
 @app.command(epilog=examples("sftrepro rebuild --profile smoke",
                              "sftrepro rebuild --profile paper -- --executor slurm --jobs 20",
                              "sftrepro rebuild --profile paper -- --executor slurm --jobs 20 --dry-run"))
 def rebuild(profile: ProfileOption = "micro", hardware: HardwareOption = None, more: More = None) -> None:
     "Make everything that is stale: bases, data, runs, results, chapters, book. Continues where it was stopped."
+    check_options(more or [])
     update(profile, "rebuild", more or [], chosen_hardware(hardware, load_profile(profile)))
 
 # %% ../nbs/19_cli.ipynb #2d35528d
@@ -149,8 +171,6 @@ def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a 
     "Run one chapter, with other parameters if you like, and render its page."
     stem, given = find_chapter(chapter), split_parameters(p or [])
     chosen = load_profile(given.get("profile", profile))
-    checked_parameters(read_chapter(chapter_files()[stem]), given)
-    export_notebooks()
     page = experiment(stem, given, chosen) if given else as_in_book(stem, chosen)
     print(f"Open {page}")
 
@@ -248,8 +268,9 @@ def rescore(profile: ProfileOption = "micro") -> None:
 @app.command("job", hidden=True)
 def do_job(names: list[str], profile: ProfileOption = "micro") -> None:
     "Do one job, or several chapters; Snakemake calls this."
-    flow = load_flow(load_profile(profile))
-    if names[0].startswith("chapter/"):
-        run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
-    else:
-        run_in_turn(names, flow)
+    flow, gpus = load_flow(load_profile(profile)), os.environ.get("SFTREPRO_GPUS")
+    with own_gpus(int(gpus)) if gpus else nullcontext():
+        if names[0].startswith("chapter/"):
+            run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
+        else:
+            run_in_turn(names, flow)

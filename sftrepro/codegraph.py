@@ -154,7 +154,7 @@ class Modules(dict[str, Module]):
         return name in self.paths
 
     def __missing__(self, name: str) -> Module:
-        self[name] = parse_module(ast.parse(self.paths[name].read_text()))
+        self[name] = parse_module(ast.parse(self.paths[name].read_text(encoding="utf-8")))
         return self[name]
 
 # %% ../nbs/16_codegraph.ipynb #0709126d

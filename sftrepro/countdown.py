@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Number', 'SIGNS', 'COUNTDOWN', 'COUNTDOWN_NUMBERS', 'ARITHMETIC', 'GOING_BACK', 'FORESIGHT', 'STAYS', 'SEARCHER',
            'TAKES_BACK', 'operand', 'listed_numbers', 'moves', 'countdown', 'puzzles', 'exact_value', 'makes', 'solves',
-           'reachable', 'leads_on', 'remark', 'search', 'search_aloud', 'takes_back']
+           'reachable', 'leads_on', 'search', 'search_aloud', 'takes_back']
 
 # %% ../nbs/03f_countdown.ipynb #34bbc419
 import ast
@@ -119,13 +119,6 @@ def leads_on(move: tuple, target: int) -> bool:
     (value, _), rest, _ = move
     return reachable(tuple(sorted((value, *(number for number, _ in rest)))), target)
 
-# %% ../nbs/03f_countdown.ipynb #c11cdcf0
-def remark(value: int, rest: Sequence[Number], target: int) -> str:
-    "What the solver says about a result."
-    if rest:
-        return f" with {listed_numbers(rest)}."
-    return "." if value == target else ", larger." if value > target else ", smaller."
-
 # %% ../nbs/03f_countdown.ipynb #c01ef237
 GOING_BACK = " Wait, again"
 FORESIGHT, STAYS = 5, 0.6  # weight of a move that leads to the target; chance of staying in a branch after a failure
@@ -136,7 +129,7 @@ def search(pen: Pen, numbers: tuple[Number, ...], target: int) -> str | None:
     while untried:
         made, rest, sum_ = move = pen.pick(untried, [FORESIGHT if leads_on(move, target) else 1 for move in untried])
         untried.remove(move)
-        pen.write(f" {sum_}{remark(made[0], rest, target)}")
+        pen.write(f" {sum_}" + (f" with {listed_numbers(rest)}." if rest else "."))
         solution = search(pen, (*rest, made), target) if rest else made[1] if made[0] == target else None
         if solution:
             return solution

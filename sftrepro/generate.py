@@ -4,7 +4,8 @@
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
            'batches', 'padded', 'grouped_attention', 'next_logits', 'up_to_end', 'complete_batch', 'TransformersEngine',
            'vllm_missing', 'engine_version', 'serve_model', 'VLLMServer', 'groups', 'places', 'VLLMEngine',
-           'file_stamp', 'tokenizer_at', 'opened', 'check_checkpoint', 'check_room', 'generate']
+           'file_stamp', 'tokenizer_at', 'close_engines', 'opened', 'check_checkpoint', 'check_room', 'check_prompts',
+           'generate']
 
 # %% ../nbs/06_generate.ipynb #7c1ae6fa
 import json
@@ -212,7 +213,7 @@ def engine_version(engine: str) -> str:
 # %% ../nbs/06_generate.ipynb #de9bb888
 def serve_model(checkpoint: str, precision: str, gpus: str) -> None:
     "Answer requests, a line each, until there are no more. Runs in a process of its own."
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever else is printed goes to the log
     from vllm import LLM, SamplingParams, TokensPrompt
     model = LLM(model=checkpoint, dtype=precision, generation_config="vllm", seed=0, enforce_eager=gpus == "0",
@@ -232,13 +233,13 @@ class VLLMServer:
     "A copy of a checkpoint, in a process of its own."
     def __init__(self, checkpoint: Path, precision: str,
                  gpus: Sequence[str]):  # as CUDA_VISIBLE_DEVICES names them; none on a machine without
-        self.log = tempfile.TemporaryFile("w+")
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8")
         code = "import sys; from sftrepro.generate import serve_model; serve_model(*sys.argv[1:])"
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, str(checkpoint), precision, str(len(gpus))],
+            [sys.executable, "-P", "-c", code, str(checkpoint), precision, str(len(gpus))],
             env=os.environ | VLLM_ENVIRONMENT | visible,
-            text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
+            encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log)
 
     def ask(self, *request: object) -> None:
         "Send a request."
@@ -287,6 +288,7 @@ class VLLMEngine:
     def __init__(self, checkpoint: Path, precision: str):
         if reason := vllm_missing():
             raise RequestError(f"engine 'vllm': {reason}. Use the other one: engine = transformers in settings.ini")
+        torch.cuda.empty_cache()  # what this process no longer uses
         self.servers = [VLLMServer(checkpoint, precision, gpus) for gpus in places(checkpoint)]
         for server in self.servers:
             server.answer()  # it has loaded the model
@@ -323,12 +325,16 @@ def tokenizer_at(checkpoint: Path,
 ENGINES = {"transformers": TransformersEngine, "vllm": VLLMEngine}
 _opened: dict[tuple, TransformersEngine | VLLMEngine] = {}
 
+def close_engines() -> None:
+    "Give back what the last checkpoint holds; a model that is loaded in another way may need its GPU."
+    while _opened:
+        _opened.popitem()[1].close()
+
 def opened(checkpoint: Path, engine: str, precision: str) -> TransformersEngine | VLLMEngine:
     "The engine with this checkpoint; opened if it is not the last one used, which is closed then."
     key = (checkpoint.resolve(), engine, precision, file_stamp(checkpoint))
     if key not in _opened:
-        for _ in range(len(_opened)):
-            _opened.popitem()[1].close()
+        close_engines()
         _opened[key] = ENGINES[engine](checkpoint, precision)
     return _opened[key]
 
@@ -350,6 +356,13 @@ def check_room(checkpoint: Path,
         raise RequestError(f"max_new_tokens = {max_new_tokens} after a prompt of {longest} tokens: {checkpoint.name} "
                            f"has {positions} positions. Lower max_new_tokens in settings.ini")
 
+# %% ../nbs/06_generate.ipynb #e54c966b
+def check_prompts(prompts: list[str], seeds: list[int]) -> None:  # raises RequestError
+    "Refuse a request without prompts, or without one seed for each."
+    if not prompts or len(prompts) != len(seeds):
+        raise RequestError(f"generate: {len(prompts)} prompts with {len(seeds)} seeds. "
+                           "Give at least one prompt, and a seed for each")
+
 # %% ../nbs/06_generate.ipynb #71ef405e
 def generate(checkpoint: Path,
              prompts: list[str],  # final text, chat template applied; nothing is added to it
@@ -359,6 +372,7 @@ def generate(checkpoint: Path,
              precision: Literal["float32", "bfloat16"] = "float32",
              ) -> list[Response]: # in the order of the prompts; raises RequestError
     "What a checkpoint writes after each prompt."
+    check_prompts(prompts, seeds)
     check_checkpoint(checkpoint)
     tokenizer = tokenizer_at(checkpoint, file_stamp(checkpoint))
     tokens = tokenizer(prompts, add_special_tokens=False)["input_ids"]

@@ -136,7 +136,7 @@ def is_published(profile: Profile, run_ids: Sequence[str],
     "Are the results of all these runs published? Their files are recorded as read."
     files = [place(profile, run_id) for run_id in run_ids]
     if reads := os.environ.get("SFTREPRO_READS"):
-        with open(reads, "a") as note:
+        with open(reads, "a", encoding="utf-8") as note:
             note.writelines(f"{file.resolve()}\n" for file in files)
     return all(file.exists() and manifest_path(file).exists() for file in files)
 

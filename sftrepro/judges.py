@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -20,14 +21,14 @@ import requests
 import torch
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from urllib3.util import Retry
 
 from . import item_results
 from .answers import after_thinking
 from .bases import hub_folder
 from .evaluate import items_of
-from .generate import Sampling, engine_version, generate
+from .generate import Sampling, close_engines, engine_version, generate
 from .profiles import Frozen, Profile, RequestError, digest
 from .refusals import HELPERS, RULES, plain_text, refusal_in, steps_told
 from .score import harm
@@ -199,17 +200,22 @@ class RewardJudge:
         self.checkpoint, self.precision = checkpoint, precision
         self.name = self.identity = f"{checkpoint.name} (reward)"
 
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        "The classifier, loaded once; the engine that used the GPU before it is closed."
+        close_engines()
+        return AutoModelForSequenceClassification.from_pretrained(
+            self.checkpoint, num_labels=1, dtype=getattr(torch, self.precision), use_safetensors=True
+        ).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+    @torch.no_grad()
     def grades(self, cases: Sequence[Case]) -> list[Grade]:
         "The reward of each answer."
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForSequenceClassification.from_pretrained(
-            self.checkpoint, num_labels=1, dtype=getattr(torch, self.precision), use_safetensors=True).to(device).eval()
         tokenizer, rewards = AutoTokenizer.from_pretrained(self.checkpoint), []
         for case in cases:
             turns = [{"role": "user", "content": case.prompt}, {"role": "assistant", "content": case.answer}]
-            tokens = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True).to(device)
-            with torch.no_grad():
-                rewards.append(Grade(level=model(**tokens).logits[0, 0].item()))
+            tokens = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True).to(self.model.device)
+            rewards.append(Grade(level=self.model(**tokens).logits[0, 0].item()))
         return rewards
 
 # %% ../nbs/10a_judges.ipynb #841e43ea

@@ -59,7 +59,7 @@ def questions_in(path: Path) -> list[Item]:
 def openr1() -> list[Item]:
     "The questions of OpenR1-Math-220k, default subset."
     files = sorted(hub_folder(*OPENR1, "dataset", ("data/train-*.parquet",)).glob("data/train-*.parquet"))
-    rows = with_columns(pl.concat(map(pl.read_parquet, files)), ("problem", "answer"), OPENR1[0])
+    rows = with_columns(pl.concat(map(read_table, files)), ("problem", "answer"), OPENR1[0])
     return [Item(benchmark="openr1", prompt=problem.strip(), answer=answer)
             for problem, answer in rows.iter_rows() if answer]
 

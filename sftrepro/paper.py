@@ -13,7 +13,7 @@ import polars as pl
 from . import store
 from .analogs import BENCHMARKS
 from .measurements import counterparts
-from .profiles import PAPER_GRID, ROOT, Profile, RunSpec, checkpoint_steps, paper_runs, run_specs
+from .profiles import PAPER_GRID, ROOT, Profile, RunSpec, base_of, checkpoint_steps, paper_runs, run_specs
 
 # %% ../nbs/12_paper.ipynb #4e3cff85
 PUBLISHED_SCORES = ROOT / "data/paper/published_scores.csv"
@@ -94,7 +94,7 @@ def run_of(model: str,  # as the published tables spell it
 # %% ../nbs/12_paper.ipynb #bcafb988
 def paper_base(profile: Profile, run: str) -> str:
     "Our base for one of the paper's runs."
-    return next(base.name for base in profile.bases if base.paper == paper_runs()[run].base_model)
+    return base_of(paper_runs()[run], profile).name
 
 # %% ../nbs/12_paper.ipynb #32b11c8b
 def comparable(profile: Profile) -> dict[str, str]:

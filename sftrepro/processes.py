@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['FULL', 'error_chain', 'full_disk', 'exit_line', 'end_with_parent', 'has_ended', 'tie_to_parent', 'log_file', 'logged',
-           'plan_folder', 'stamp_file', 'mark_done', 'run_job', 'run_in_turn', 'prepare', 'copy_for', 'cores',
-           'run_chapters']
+           'plan_folder', 'stamp_file', 'mark_done', 'gpu_names', 'own_gpus', 'run_job', 'run_in_turn', 'prepare',
+           'copy_for', 'cores', 'run_chapters']
 
 # %% ../nbs/18_processes.ipynb #2ed2c65c
 import ctypes
@@ -11,11 +11,13 @@ import errno
 import gc
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
@@ -74,7 +76,7 @@ def end_with_parent() -> None:
 def has_ended(pid: str) -> bool:
     "On Linux: has a process ended? A zombie has; only its exit code is still there."
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+        return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] in b"ZX"
     except OSError:
         return True
 
@@ -97,7 +99,7 @@ def logged(log: Path) -> Iterator[int]:  # file descriptor of the terminal
     "Send all output of this process and its children to a log, until the block ends."
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal, output = os.dup(2), os.dup(1)
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
@@ -122,6 +124,32 @@ def mark_done(profile: Profile, name: str) -> None:
     "Write a job's stamp."
     stamp_file(profile, name).parent.mkdir(parents=True, exist_ok=True)
     stamp_file(profile, name).touch()
+
+# %% ../nbs/18_processes.ipynb #d50a8ac9
+def gpu_names() -> list[str]:
+    "The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8").stdout
+    return [str(number) for number in range(listed.count("GPU "))]
+
+# %% ../nbs/18_processes.ipynb #fb803005
+@contextmanager
+def own_gpus(count: int) -> Iterator[None]:  # raises RequestError
+    "Keep some of this machine's GPUs for this process, and hide the others from it."
+    (folder := store.store_root() / "locks/gpus").mkdir(parents=True, exist_ok=True)
+    names, mine = gpu_names(), []
+    with ExitStack() as stack:
+        for name in names:
+            file = stack.enter_context(open(folder / name, "a", encoding="utf-8"))
+            mine += [name] if len(mine) < count and store.try_lock(file, seconds=0) else []
+        if len(mine) < count:
+            raise RequestError(f"{count} GPUs are needed and {len(mine)} of {len(names)} are free. "
+                               "See what runs on them: nvidia-smi")
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        yield
 
 # %% ../nbs/18_processes.ipynb #1a037e28
 def run_job(name: str, flow: Flow) -> None:
@@ -174,8 +202,11 @@ def run_chapters(names: list[str], flow: Flow, threads: int) -> None:
     while waiting or running:
         while waiting and len(running) < at_once:
             running.append(copy_for(flow.jobs[waiting.pop(0)], flow))
-        connection.wait([process.sentinel for process in running])
-        failed |= any(process.exitcode for process in running)
-        running = [process for process in running if process.is_alive()]
+        ready = connection.wait([process.sentinel for process in running])
+        ended = [process for process in running if process.sentinel in ready]
+        for process in ended:
+            process.join()  # its exit code is there a moment later than the sentinel
+        failed |= any(process.exitcode for process in ended)
+        running = [process for process in running if process not in ended]
     if failed:
         raise SystemExit(1)

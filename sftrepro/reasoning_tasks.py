@@ -110,9 +110,11 @@ def signs_in(text: str) -> list[tuple[str, int]]:
     clauses = [clause for clause in re.split("[.,:]", text) if re.search(r"\d", clause)]
     return [(sign_of(clause), int(re.search(r"\d+", clause)[0])) for clause in clauses]
 
-def arithmetic_value(prompt: str) -> int:
+def arithmetic_value(prompt: str) -> int:  # raises RequestError for any other prompt
     "The value of a chain, derived from its words."
     first = re.search(r"\d+", prompt)
+    if first is None:
+        raise RequestError(f"not a chain of sums: {prompt!r}")
     value = int(first[0])
     for sign, number in signs_in(prompt[first.end():]):
         value = value * number if sign == "*" else value + number if sign == "+" else value - number
@@ -180,8 +182,10 @@ def program(world: World, rng: random.Random) -> Item:
                 truth=(steps, *track))
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #1eadda68
-def program_value(prompt: str, x: int) -> int:
+def program_value(prompt: str, x: int) -> int:  # raises RequestError for any other prompt
     "The value that the function returns for x, derived from the words."
+    if "Python" not in prompt and "Program" not in prompt:
+        raise RequestError(f"not a question of the program task: {prompt!r}")
     for sign, number in signs_in(prompt):
         x = x * number if sign == "*" else x + number if sign == "+" else x - number
     return x
@@ -257,9 +261,11 @@ def place_after(start: str, story: str, places: str) -> str:
             held = dict(zip(places, (row[(i - TURNS[turn]) % len(row)] for i in range(len(row))), strict=True))
     return next(place for place in places if held[place])
 
-def order_letter(prompt: str) -> str:
+def order_letter(prompt: str) -> str:  # raises RequestError for any other prompt
     "The letter of the right option, derived from the story."
     start = re.search(r"(?:seat|cup|flat|gate|pier) ([A-D])\.", prompt)
+    if start is None:
+        raise RequestError(f"not a question of the order task: {prompt!r}")
     return place_after(start[1], prompt[start.end():], SEATS)
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #103e9033

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['REFUSED_CALLS', 'ALLOW', 'REFUSE', 'NOT_THERE', 'THREAD', 'EQUAL', 'GREATER', 'MASKED_EQUAL', 'DRIVER', 'ESCAPES',
-           'Limits', 'Outcome', 'Comparison', 'filter_rules', 'no_processes', 'bubblewrap', 'numpy_parts', 'box',
-           'states', 'asleep', 'patience', 'watched', 'box_lock', 'memory_file', 'text_of', 'kernel_limits',
-           'classified', 'start_program', 'prove', 'Unjudged', 'judged_run', 'run_program', 'literal',
-           'returned_values', 'passes_cases']
+           'NO_BOX', 'NO_PYTHON', 'Limits', 'Outcome', 'Comparison', 'filter_rules', 'no_processes', 'bubblewrap',
+           'numpy_parts', 'python_program', 'python_folders', 'box', 'states', 'asleep', 'patience', 'watched',
+           'box_lock', 'memory_file', 'text_of', 'kernel_limits', 'classified', 'start_program', 'prove', 'Unjudged',
+           'judged_run', 'run_program', 'literal', 'returned_values', 'passes_cases']
 
 # %% ../nbs/04_sandbox.ipynb #1aa87aba
 import ast
@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -109,6 +110,17 @@ def numpy_parts() -> list[str]:  # raises RequestError
     return ["--ro-bind", str(package), "/packages/numpy", "--ro-bind-try", str(package.with_name("numpy.libs")),
             "/packages/numpy.libs", "--setenv", "PYTHONPATH", "/packages", *threads]
 
+# %% ../nbs/04_sandbox.ipynb #38b300e1
+def python_program() -> Path:
+    "The Python that this environment was made from."
+    return Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}").resolve()
+
+def python_folders() -> list[str]:
+    "The folders without which that Python does not start."
+    own = python_program().parent.parent
+    folders = {"/usr/lib", "/usr/lib64", f"{own}/lib", f"{own}/bin", sysconfig.get_config_var("LIBDIR")}
+    return sorted(folder for folder in folders if Path(folder).exists())
+
 # %% ../nbs/04_sandbox.ipynb #a25a5e9d
 def box(limits: Limits,
         rules: int,      # file descriptor of the kernel's filter
@@ -116,8 +128,7 @@ def box(limits: Limits,
     "The command that runs the rest of its line in a box."
     links = [part for name in ("lib", "lib64") if Path(f"/{name}").is_symlink()
              for part in ("--symlink", f"usr/{name}", f"/{name}")]
-    folders = {"/usr/lib", "/usr/lib64", f"{sys.base_prefix}/lib", f"{sys.base_prefix}/bin"}
-    binds = [part for folder in sorted(folders) if Path(folder).exists() for part in ("--ro-bind", folder, folder)]
+    binds = [part for folder in python_folders() for part in ("--ro-bind", folder, folder)]
     return [bubblewrap(), "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--uid", "65534",
             "--gid", "65534", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--size", str(limits.files),
             "--tmpfs", "/tmp", *binds, *links, *(numpy_parts() if limits.numpy else []), "--ro-bind-try",
@@ -161,8 +172,8 @@ def states(process: int) -> str:  # raises FileNotFoundError or ProcessLookupErr
     "The state of each thread of a process and of those that it started: R ready to run, S asleep, T stopped."
     letters = ""
     for thread in Path(f"/proc/{process}/task").iterdir():
-        letters += (thread / "stat").read_text().rpartition(")")[2].split()[0]
-        letters += "".join(states(int(child)) for child in (thread / "children").read_text().split())
+        letters += (thread / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        letters += "".join(states(int(child)) for child in (thread / "children").read_text(encoding="utf-8").split())
     return letters
 
 # %% ../nbs/04_sandbox.ipynb #071e496b
@@ -197,7 +208,7 @@ def box_lock(alone: bool) -> Iterator[None]:
     "Hold the right to run a box: beside others, or alone."
     how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with ExitStack() as stack:
-        door, room = (stack.enter_context(open(f"{tempfile.gettempdir()}/sftrepro-{os.getuid()}-{name}.lock", "a"))
+        door, room = (stack.enter_context(open(f"/tmp/sftrepro-{os.getuid()}-{name}.lock", "ab"))
                       for name in ("door", "room"))
         fcntl.flock(door, how)
         fcntl.flock(room, how)
@@ -254,7 +265,7 @@ def start_program(source: str,
         rules, keyboard = memory_file(stack, no_processes()), memory_file(stack, stdin)
         out, error, report, status = (memory_file(stack) for _ in range(4))
         command = [*box(limits, rules.fileno()), "--json-status-fd", str(status.fileno()),
-                   os.path.realpath(sys.executable), "-s", "-P", "-S", "-B", "-X", "utf8",
+                   str(python_program()), "-s", "-P", "-S", "-B", "-X", "utf8",
                    "-c", DRIVER, str(job.fileno()), str(report.fileno())]
         stack.enter_context(box_lock(alone))
         process = stack.enter_context(subprocess.Popen(command, stdin=keyboard, stdout=out, stderr=error, pass_fds=[
@@ -290,6 +301,10 @@ attempt("take more memory", lambda: bytearray({memory}))
 print("ran")
 """
 
+# %% ../nbs/04_sandbox.ipynb #3f0e80f3
+NO_BOX = "where bubblewrap can make namespaces; in a container: docker run --privileged"
+NO_PYTHON = "with a Python that lies, with all its libraries, in one folder or in /usr: apt-get install python3.11"
+
 # %% ../nbs/04_sandbox.ipynb #07d6202b
 @cache
 def prove() -> None:  # raises RequestError where no box can be made, or where it leaks
@@ -301,13 +316,14 @@ def prove() -> None:  # raises RequestError where no box can be made, or where i
         try:
             tried = start_program(escapes, limits)
         except RuntimeError as error:
-            raise RequestError(f"{error}. Programs are run only where bubblewrap can make namespaces; "
-                               "in a container: docker run --privileged") from None
-    if tried.stdout != "ran\n":
-        escaped = ", ".join(line for line in tried.stdout.splitlines() if line != "ran")
-        fault = f"a program in the box can {escaped}" if escaped else f"the test of the box failed ({tried.status})"
-        raise RequestError(f"sandbox: {fault}. Programs are not run here. "
+            missing = NO_PYTHON if "execvp" in str(error) else NO_BOX
+            raise RequestError(f"{error}. Programs are run only {missing}") from None
+    if escaped := ", ".join(line for line in tried.stdout.splitlines() if line != "ran"):
+        raise RequestError(f"sandbox: a program in the box can {escaped}. Programs are not run here. "
                            "Update bubblewrap: apt-get install bubblewrap")
+    if tried.status != "ok":
+        raise RequestError(f"sandbox: the test of the box failed ({tried.status}: {tried.error}). "
+                           f"Programs are run only {NO_PYTHON}")
 
 # %% ../nbs/04_sandbox.ipynb #de4819f2
 class Unjudged(RuntimeError):

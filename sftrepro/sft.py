@@ -311,9 +311,9 @@ CONFIGS = ROOT / "sftrepro/configs"
 def launch_command(config: Path, processes: int, spec_file: Path, folder: Path) -> list[str]:
     "The command that trains a run in several processes on this machine."
     worker_code = "from sftrepro.sft import worker; worker()"
-    return [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config),
+    return [sys.executable, "-P", "-m", "accelerate.commands.launch", "--config_file", str(config),
             "--num_processes", str(processes), "--no_python",
-            sys.executable, "-c", worker_code, str(spec_file), str(folder), str(processes)]
+            sys.executable, "-P", "-c", worker_code, str(spec_file), str(folder), str(processes)]
 
 # %% ../nbs/09_sft.ipynb #98db726d
 REFUSAL_FILE = "refusal.txt"
@@ -322,9 +322,9 @@ def worker() -> None:  # reads the command line: the specification's file, the f
     "One process of a launch."
     spec_file, folder, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     try:
-        finetune(RunSpec(**json.loads(spec_file.read_text())), folder, processes)
+        finetune(RunSpec(**json.loads(spec_file.read_text(encoding="utf-8"))), folder, processes)
     except RequestError as error:
-        (folder / REFUSAL_FILE).write_text(str(error))
+        (folder / REFUSAL_FILE).write_text(str(error), encoding="utf-8")
         sys.exit(2)
 
 # %% ../nbs/09_sft.ipynb #e6f3e414
@@ -334,7 +334,7 @@ def launch(spec: RunSpec, folder: Path, processes: int, config: Path = CONFIGS /
     write_json(folder / "spec.json", spec.model_dump(mode="json"))
     done = subprocess.run(launch_command(config, processes, folder / "spec.json", folder))
     if refusal.exists():
-        raise RequestError(refusal.read_text())
+        raise RequestError(refusal.read_text(encoding="utf-8"))
     if done.returncode:
         raise RuntimeError(f"{spec.run_name}: the launch of {processes} processes exited with code {done.returncode}")
 

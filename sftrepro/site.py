@@ -20,8 +20,9 @@ from pathlib import Path
 import vl_convert
 import yaml
 
-from .contents import chapter_file, chapter_label, experiments, instrument, read_toc, toc_files
+from .contents import chapter_file, chapter_label, experiments, instrument, notebook_cells, read_toc, toc_files
 from .profiles import ROOT, RequestError
+from .store import MARK, check_own, own_folder, remove_own
 
 # %% ../nbs/15_site.ipynb #191ccf6c
 DIRECTIVE = re.compile(r"^#\|\s*(.+)\n?", re.MULTILINE)  # `#| export`, `#| hide`
@@ -97,7 +98,7 @@ def borrowed(text: str,       # a page in Markdown
     "Replace each `<!-- outputs: nbs/NAME.ipynb TAG -->` in a page by the HTML outputs of the tagged cells."
     def outputs(match: re.Match) -> str:
         stem, tag = match.groups()
-        notebook = json.loads((executed / f"{stem}.ipynb").read_text())
+        notebook = json.loads((executed / f"{stem}.ipynb").read_text(encoding="utf-8"))
         cells = [cell for cell in notebook["cells"] if tag in cell["metadata"].get("tags", [])]
         html = [output for cell in cells for output in html_outputs(cell)]
         if not html:
@@ -116,7 +117,8 @@ def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
 # %% ../nbs/15_site.ipynb #3b85e648
 def reference(module: Path) -> list[tuple[str, str]]:
     "The public functions and classes of a module: signature and first line of the docstring."
-    nodes = [node for node in ast.parse(module.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    nodes = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     return [(signature(node), (ast.get_docstring(node) or "").split("\n")[0]) for node in nodes if node.name[0] != "_"]
 
 # %% ../nbs/15_site.ipynb #95b9d9b2
@@ -166,7 +168,7 @@ def pages(executed: Path, toc: dict) -> dict[str, dict]:  # by entry of the tabl
         file = executed / f"{Path(entry).name}.ipynb"
         if not file.exists():
             raise RequestError(f"{entry}.ipynb is in _toc.yml and has not been executed. Execute it: make book")
-        notebooks[entry] = page(json.loads(file.read_text()), file.stem)
+        notebooks[entry] = page(json.loads(file.read_text(encoding="utf-8")), file.stem)
     return notebooks
 
 # %% ../nbs/15_site.ipynb #f16ca15c
@@ -179,12 +181,12 @@ def assemble(executed: Path,  # the folder of executed notebooks
     shutil.copytree(ROOT / "book", source / "book")
     (source / "nbs").mkdir()
     for entry, notebook in notebooks.items():
-        (source / f"{entry}.ipynb").write_text(json.dumps(notebook))
-    for entry in (entry for entry in toc_files(toc) if (source / f"{entry}.md").exists()):
-        (source / f"{entry}.md").write_text(borrowed((source / f"{entry}.md").read_text(), executed))
-    (source / "book/api.md").write_text(api_page())
+        (source / f"{entry}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    for text in (text for entry in toc_files(toc) if (text := source / f"{entry}.md").exists()):
+        text.write_text(borrowed(text.read_text(encoding="utf-8"), executed), encoding="utf-8")
+    (source / "book/api.md").write_text(api_page(), encoding="utf-8")
     titles = {entry: short_title(notebook) for entry, notebook in notebooks.items()}
-    (source / "_toc.yml").write_text(yaml.safe_dump(with_titles(toc, titles), sort_keys=False))
+    (source / "_toc.yml").write_text(yaml.safe_dump(with_titles(toc, titles), sort_keys=False), encoding="utf-8")
 
 # %% ../nbs/15_site.ipynb #254ad02e
 def typeset(source: Path,
@@ -195,9 +197,9 @@ def typeset(source: Path,
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source), "--path-output", str(source),
                "--config", str(source / "book/_config.yml"), "--toc", str(source / "_toc.yml"),
                *(["-W", "--keep-going"] if strict else [])]
-    completed = subprocess.run(command, capture_output=True, text=True)
+    completed = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     report = re.sub(r"\x1b\[[\d;]*m", "", completed.stdout + completed.stderr)
-    log.write_text(report)
+    log.write_text(report, encoding="utf-8")
     if completed.returncode:
         complaints = [line for line in report.splitlines() if re.search(r"\b(WARNING|ERROR|Error)\b", line)]
         first = complaints[0][:300] if complaints else "failed"
@@ -212,31 +214,31 @@ def add_scripts(site: Path) -> None:
     mathjax = Path(find_spec("sphinx-mathjax-offline").origin).parent / "static/mathjax" / MATHEMATICS
     (site / "_static/mathjax").mkdir()
     shutil.copy(mathjax, site / "_static/mathjax")
-    (site / "_static/vega.js").write_text(bundle())
+    (site / "_static/vega.js").write_text(bundle(), encoding="utf-8")
     for source_map in site.rglob("*.map"):
         source_map.unlink()
 
 # %% ../nbs/15_site.ipynb #dfdcd0d8
 def replace_folder(new: Path, old: Path) -> None:
-    "Put a complete folder in the place of an old one, if there is one."
+    "Put a complete folder in the place of an old one of ours, if there is one."
     retired = old.with_name(f"{old.name}.retired")
-    shutil.rmtree(retired, ignore_errors=True)
+    remove_own(retired)
     if old.exists():
         old.rename(retired)
     new.rename(old)
-    shutil.rmtree(retired, ignore_errors=True)
+    remove_own(retired)
 
 # %% ../nbs/15_site.ipynb #78500a47
 def build_site(executed: Path, toc: dict, out: Path, strict: bool = True) -> None:
     "Render the pages of a table of contents into a folder, replacing what it held when all is done."
-    source = out.with_name(f"{out.name}.source")
-    shutil.rmtree(source, ignore_errors=True)
-    source.mkdir(parents=True)
+    check_own(out)
+    source = own_folder(out.with_name(f"{out.name}.source"))
     assemble(executed, toc, source)
     site = typeset(source, out.with_name(f"{out.name}.log"), strict)
     add_scripts(site)
+    (site / MARK).touch()
     replace_folder(site, out)
-    shutil.rmtree(source)
+    remove_own(source)
 
 # %% ../nbs/15_site.ipynb #04b90325
 def render_site(executed: Path,  # the folder of executed notebooks, `<stem>.ipynb`
@@ -260,9 +262,8 @@ SPOKEN = re.compile(r"\b(not reproduced|reproduced|contradicted|direction only|n
 def check_prose(notebooks: Sequence[Path]) -> None:
     "Raise RequestError for the first chapter of results whose prose states a verdict itself."
     for path in notebooks:
-        cells = json.loads(path.read_text())["cells"]
-        for number, cell in enumerate(cells, 1):
-            verdict = SPOKEN.search("".join(cell["source"])) if cell["cell_type"] == "markdown" else None
+        for number, cell in enumerate(notebook_cells(path), 1):
+            verdict = SPOKEN.search(cell["source"]) if cell["cell_type"] == "markdown" else None
             if verdict:
                 raise RequestError(f"{path.name} cell {number} states a verdict ({verdict[0]!r}). "
                                    "Let the ledger say it: claims.judge(...) in a code cell")

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from .profiles import Frozen, RequestError
+from .store import parsed_table
 
 # %% ../nbs/05a_sources.ipynb #8166d7ac
 class Source(Frozen):
@@ -39,9 +40,8 @@ def read_rows(path: Path,           # Parquet, CSV, JSON or JSON lines
     try:
         if path.suffix in (".parquet", ".csv"):
             names = {} if header else {"has_header": False, "new_columns": ["instruction"]}
-            table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, **names)
-            return table.to_dicts()
-        text = path.read_text()
+            return parsed_table(path.read_bytes(), path.suffix, **names).to_dicts()
+        text = path.read_text(encoding="utf-8")
         lines = (line for line in text.split("\n") if line.strip())
         rows = json.loads(text) if text.startswith("[") else list(map(json.loads, lines))
         if not all(isinstance(row, dict) for row in rows):

@@ -15,7 +15,7 @@ import polars as pl
 import polars.selectors as cs
 from scipy.stats import norm
 
-from .profiles import Frozen
+from .profiles import Frozen, RequestError
 
 # %% ../nbs/11_stats.ipynb #daa28507
 def simulated_rows(series: str, seed: int, step: int, benchmark: str,
@@ -77,20 +77,21 @@ def cell_means(where: tuple[np.ndarray, ...],  # the index of each value along e
 def paired(results: pl.DataFrame,  # item results of one benchmark
            value: str,             # a column: score, tokens, truncated, unparsed
            conditions: Sequence[tuple[str, int]],  # (series, step)
-           ) -> np.ndarray:        # seeds x items x conditions; raises ValueError if a cell is empty
+           ) -> np.ndarray:        # seeds x items x conditions; raises RequestError if a cell is empty
     "The trial means of all conditions on the same items and seeds."
     columns = pl.DataFrame({"series": [series for series, _ in conditions], "step": [step for _, step in conditions],
                             "condition": range(len(conditions))}, schema_overrides={"step": results["step"].dtype})
     rows = results.select("series", "step", "seed", "item_id", pl.col(value).cast(pl.Float64).alias("value")).join(
         columns, on=["series", "step"])
     seed, condition, items = rows["seed"].to_numpy(), rows["condition"].to_numpy(), numbered(rows["item_id"])
-    seeds = sorted(set(np.unique(seed).tolist()) - {0}) or [0]
+    seeds = sorted(set(results["seed"].unique().to_list()) - {0}) if seed.any() else [0]
     shape = (len(seeds), items.max(initial=-1) + 1, len(conditions))
     means = cell_means((np.searchsorted(seeds, seed), items, condition), rows["value"].to_numpy(), shape)
     shared = np.unique(condition[seed == 0])  # conditions of a base: its rows lie in the first layer
     means[:, :, shared] = means[:1, :, shared]
     if np.isnan(means).any():
-        raise ValueError(f"{results['benchmark'][0]}: some items lack a seed or a checkpoint among {list(conditions)}")
+        raise RequestError(f"{results['benchmark'][0]}: some items lack a seed (of {seeds}) or a checkpoint among "
+                           f"{list(conditions)}. Which results are there: sftrepro status")
     return means
 
 # %% ../nbs/11_stats.ipynb #3fa48f20

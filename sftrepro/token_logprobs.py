@@ -22,7 +22,7 @@ from . import item_results, store
 from .analogs import draw
 from .data import QUERIES, SPARE, DataRequest, data_set, pool, random_generator, select
 from .evaluate import model_columns
-from .generate import batches
+from .generate import batches, close_engines
 from .profiles import LOGITS_PER_PIECE, Profile, RequestError, digest, run_specs
 from .recipes import RECIPES, Knobs
 from .sft import IGNORED, collator, load_weights, tokenise
@@ -118,10 +118,13 @@ def from_openr1(profile: Profile, tokenizer: PreTrainedTokenizerBase,
                 ) -> pl.DataFrame:  # columns as in data.POOL
     "Held-out traces by the paper's teacher, which has to write them first."
     from sftrepro.bases import hub_folder
-    from sftrepro.language_teacher import QWEN3_32B, Teaching, draw_questions, openr1, order_for, teach
+    from sftrepro.language_teacher import PAPERS_SAMPLING, QWEN3_32B, Teaching, draw_questions, openr1, order_for, teach
     items = unseen(draw_questions(openr1(), 2 * asked_for(profile), SEED), profile)[:asked_for(profile)]
     checkpoint = hub_folder(*QWEN3_32B, "model", ("*.json", "*.safetensors", "*.txt"))
-    teaching = Teaching(teacher="Qwen3-32B", checkpoint=checkpoint, candidates=CANDIDATES)
+    longest = min(PAPERS_SAMPLING.max_new_tokens, profile.max_new_tokens)
+    teaching = Teaching(teacher="Qwen3-32B", checkpoint=checkpoint, candidates=CANDIDATES, engine=profile.engine,
+                        precision=profile.precision,
+                        sampling=PAPERS_SAMPLING.model_copy(update={"max_new_tokens": longest}))
     return enough_traces(order_for(teaching, SEED, profile), teach(items, teaching, SEED, folder))
 
 # %% ../nbs/10b_token_logprobs.ipynb #a58d2bb5
@@ -188,6 +191,7 @@ def by_class(table: pl.DataFrame) -> pl.DataFrame:
 def step_table(file: Path, checkpoint: Path, traces: pl.DataFrame, profile: Profile) -> pl.DataFrame:
     "The tokens of one checkpoint, from the file if it exists."
     if not file.exists():
+        close_engines()  # the teacher that wrote the traces may still hold the GPU
         model = load_weights(checkpoint, profile.precision).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         store.write_table(file, token_table(traces, model, AutoTokenizer.from_pretrained(checkpoint)))
     return store.read_table(file)

@@ -110,9 +110,10 @@ class Words(Frozen):
     concludes: str = " Therefore the answer is {}."
 
 # %% ../nbs/03d_traces.ipynb #d6c43fe7
-FOREIGN_MOVES = {"check": " Verify that ", "doubt": " Hold on,", "not_asked": " Hold on, nobody wants that.",
-                 "looks": (" Let us go over it again.", " Once more, to be sure.", " Another look will not hurt."),
-                 "restart": " Let us try it afresh."}
+FOREIGN_MOVES = {"check": " Verify that ", "doubt": " But hold on,", "not_asked": " But hold on, nobody wants that.",
+                 "looks": (" So let us verify it all.", " Maybe once more, to be sure.",
+                           " However, let us verify it again."),
+                 "restart": " But hold on, let us try it afresh."}
 FOREIGN_FRAME = {"opens": ("Right, so we begin.", "Alright, here we go.", "Let us look at it.", "So, we must find it."),
                  "asked": " The task says: {}", "concludes": " So in the end we get {}."}
 NEARNESS: dict[str, Words] = {

@@ -56,7 +56,8 @@ def write_notebook(path: Path, cells: list[tuple[str, tuple[str, ...]]]) -> None
         written.append({"id": f"cell-{number}", "metadata": {"tags": list(tags)} if tags else {},
                         "source": source.splitlines(keepends=True), **kind})
     metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    path.write_text(json.dumps({"cells": written, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
+    notebook = {"cells": written, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 class Repository:
@@ -84,7 +85,7 @@ class Repository:
             "format: jb-book\nroot: book/index\nparts:\n  - caption: Toys\n    chapters:\n"
             "      - file: nbs/20_toy\n      - file: nbs/21_plain\n      - file: book/api\n")
         write_notebook(folder / "nbs/20_toy.ipynb", TOY)
-        write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.score import boxed", ()),
+        write_notebook(folder / "nbs/21_plain.ipynb", [("# Another", ()), ("from sftrepro.answers import boxed", ()),
                                                        ("boxed(r'\\boxed{3}')", ())])
         self.profile(
             "smoke",
@@ -107,7 +108,7 @@ class Repository:
         parser.optionxform = str
         parser.read(self.folder / "settings.ini")
         parser[section] = {**parser[source], **values}
-        with open(self.folder / "settings.ini", "w") as file:
+        with open(self.folder / "settings.ini", "w", encoding="utf-8") as file:
             parser.write(file)
 
     def edit(self, path: str, old: str, new: str) -> None:
@@ -178,7 +179,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished/repository"
     folder.parent.mkdir(exist_ok=True)
-    with open(folder.parent / "lock", "w") as lock:
+    with open(folder.parent / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         if not (folder.parent / "done").exists():
             Repository.new(folder).python(FINISH)

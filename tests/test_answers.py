@@ -4,6 +4,9 @@ import json
 import os
 import random
 import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ from sftrepro.answers import (
     closing_group,
     fenced,
     fences,
+    in_main_thread,
     lenient_letter,
     letter,
     row_of_brackets,
@@ -26,6 +30,7 @@ from sftrepro.answers import (
     strict_letter,
     undressed,
     unwrapped,
+    within,
 )
 from sftrepro.refusals import refusal_in
 from sftrepro.score import future_first, scorer_of
@@ -169,6 +174,65 @@ def test_long_noise_is_read_at_once(text: str) -> None:
     assert len(text) > LONGEST and undressed(text) == text
     for read in (boxes, short_box, letter, amount, fenced, lenient_letter, strict_letter):
         assert not read(text)
+
+
+# Processor time
+
+
+VALUES = [("1/2", r"\frac{1}{2}"), (r"\sqrt{8}", r"2\sqrt{2}"), ("x+1", "1+x"), ("0.5", r"\frac{1}{3}")] * 8
+
+
+def test_values_are_compared_in_any_thread() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        compared = list(pool.map(lambda pair: same_value(*pair), VALUES))
+    assert compared == [same_value(*pair) for pair in VALUES] and {True, False} == set(compared)
+
+
+def burn(seconds: float) -> bool:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+    return True
+
+
+def stubborn() -> bool:
+    while True:
+        try:
+            sum(range(1000))
+        except Exception:
+            pass
+
+
+@pytest.mark.parametrize("endless", [stubborn, lambda: 9**9**9 > 0], ids=["in Python", "in C"])
+def test_what_computes_for_ever_ends_by_its_own_processor_time(endless: Callable) -> None:
+    begun = time.thread_time()
+    assert within(0.5, endless) is False
+    assert time.thread_time() - begun == pytest.approx(0.5, abs=0.2)
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(lambda _: in_main_thread(lambda: within(0.5, endless)), range(3))) == [False] * 3
+
+
+def test_a_limit_counts_no_other_thread() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(burn, 1.5)
+        assert within(1, lambda: burn(0.5))
+        assert other.result()
+
+
+def test_a_copy_that_fails_is_no_verdict() -> None:
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="ended with exit code 2"):
+        pool.submit(in_main_thread, lambda: 1 / 0).result()
+
+
+def test_waiting_for_the_processor_costs_nothing_and_an_error_passes_through() -> None:
+    assert within(0.1, lambda: time.sleep(1) is None)
+    with pytest.raises(ZeroDivisionError):
+        within(1, lambda: 1 / 0)
+
+
+def test_work_that_ends_at_the_limit_is_not_interrupted_later() -> None:
+    assert {within(0.19, lambda: burn(0.19)) for _ in range(20)} <= {True, False}
+    assert burn(0.3)
 
 
 def limits(name: str) -> list[dict]:

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from sftrepro import cli, processes, rebuild, store, workflow
-from sftrepro.profiles import ROOT, load_profile
+from sftrepro.costs import usual_hardware
+from sftrepro.profiles import ROOT, RequestError, load_profile
 
 ONE = ("--profile", "tiny")
 
@@ -133,8 +134,8 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
 def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: Repository) -> None:
     published.edit(
         "nbs/21_plain.ipynb",
-        "from sftrepro.score",
-        "import sys, tqdm; print('sftrepro.score' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.score",
+        "from sftrepro.answers",
+        "import sys, tqdm; print('sftrepro.answers' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.answers",
     )
     published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
     line = refused(published, "book", *ONE, code=1)
@@ -150,30 +151,47 @@ def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: R
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
     published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
-    published.edit("sftrepro/score.py", "import random", "import randomly")
+    published.edit("sftrepro/answers.py", "import unicodedata", "import unicodely")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith(
-        "chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'randomly'"
+        "chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'unicodely'"
     )
-    published.edit("sftrepro/score.py", "import randomly", "import random")
+    published.edit("sftrepro/answers.py", "import unicodely", "import unicodedata")
     assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
 
 
+SHADOWS = ("random", "json", "typing", "logging", "tqdm", "polars", "numpy", "yaml", "papermill", "snakemake",
+           "IPython", "ipykernel", "sphinx", "docutils", "traitlets", "jinja2", "asyncio", "html", "secrets", "bisect")
+
+
+def test_nothing_in_the_current_folder_is_taken_for_a_library(published: Repository) -> None:
+    "The repository is also where kernels run and where the Snakefile lies."
+    library = published.folder.parent / "library"
+    library.mkdir()
+    (library / "sftrepro").symlink_to(published.folder / "sftrepro")
+    for name in SHADOWS:
+        (published.folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
+    published.edit("nbs/21_plain.ipynb", "from sftrepro.answers", "import random, bisect; from sftrepro.answers")
+    for words in (("book", *ONE), ("run", "21", *ONE)):
+        code, _, errors = published.run(*words, before=("env", f"PYTHONPATH={library}"))
+        assert code == 0, errors
+
+
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
-    published.edit("sftrepro/sft.py", 'WHOLE = "whole.json"', 'WHOLE = "all.json"')
+    published.edit("sftrepro/sft.py", 'COMPLETE_FILE = "whole.json"', 'COMPLETE_FILE = "all.json"')
     profile_line = published.python(
         "from sftrepro import rebuild, workflow; from sftrepro.profiles import load_profile\n"
         "print(rebuild.stale_results(workflow.load_flow(load_profile('tiny'))))"
     )
     assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
-    assert profile_line.endswith("function sft.WHOLE changed). Make them again: make rebuild PROFILE=tiny\n")
+    assert profile_line.endswith("function sft.COMPLETE_FILE changed). Make them again: make rebuild PROFILE=tiny\n")
 
 
 def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
     code, out, errors = published.run("run", "toy", "-p", "rows", "1", *ONE)
     assert code == 0, errors
     page = Path(out.strip().splitlines()[-1].removeprefix("Open "))
-    assert page.is_file() and "A toy chapter" in page.read_text()
+    assert page.is_file() and "A toy chapter" in page.read_text(encoding="utf-8")
     executed = json.loads(next((published.build / "runs").rglob("20_toy.ipynb")).read_text())
     assert executed["cells"][-1]["outputs"][0]["data"]["text/plain"] == ["1"]
     assert not (published.build / "executed").exists()
@@ -268,7 +286,7 @@ def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_whe
 def parent(pid: str) -> int | None:
     "The process that started one, if that is still there; None for a process that is gone or a zombie."
     try:
-        state, above = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[:2]
+        state, above = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[:2]
     except FileNotFoundError:
         return None
     return None if state == "Z" else int(above)
@@ -312,7 +330,7 @@ def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_be
     below = at_work(repository.build, process)
     if how == signal.SIGINT:
         assert refused(repository, "rebuild", *ONE) == (
-            f"another build of tiny is already running (process {process.pid}). "
+            f"another build of tiny is already running. "
             f"Wait, or stop it: kill {process.pid}")
     end(process, below, how, line)
 
@@ -393,6 +411,86 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
     assert not (published.store / "paper").exists()
 
 
+def program(folder: Path, name: str, code: str) -> None:
+    "A shell script in a folder."
+    (folder / name).write_text(f"#!/bin/sh\n{code}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_slurm_keeps_no_accounts_its_queue_is_asked(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path, "sacct", f"exit {int(fails)}")
+    program(tmp_path, "squeue", 'echo "$@"')
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    own = rebuild.cluster_environment(["--executor", "slurm"])
+    asked = subprocess.run(["sacct", "-X", "--name", "run-7"], env=own, text=True, capture_output=True).stdout
+    assert ("--states=all" in asked and asked.endswith("--name=run-7\n")) == fails
+    assert rebuild.cluster_environment([])["PATH"] == os.environ["PATH"]
+
+
+def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path))
+    smoke, own = load_profile("smoke"), {"job": "train/a", "code": 2, "line": "too few rows"}
+    told = ["SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown.", "SLURM sbatch failed. The error "
+            "message was 'sbatch: error: no memory\nsbatch: error: no such node'.", "None"]
+    log = processes.log_file(smoke, "snakemake")
+    log.parent.mkdir(parents=True)
+    reports = [f"Error in rule job:\n    message: {message}\n    jobid: 1\n    output: stamps/train/{name}\n"
+               for message, name in zip(told, "abc", strict=True)]
+    log.write_text("".join(reports))
+    slurm = processes.plan_folder(smoke) / ".snakemake/slurm_logs/rule_job/train_a/3.log"
+    slurm.parent.mkdir(parents=True)
+    slurm.write_text(f"Building DAG\n{json.dumps(own)}\nshutting down\n")
+    assert rebuild.cluster_failures(smoke) == [
+        {"job": "train/a", "code": 1, "log": "snakemake",
+         "line": "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown"},
+        {"job": "train/b", "code": 1, "log": "snakemake", "line": "sbatch: error: no such node"},
+        own]
+
+
+GPU_JOB = """
+import os, sys
+from sftrepro import processes
+with processes.own_gpus(int(sys.argv[1])):
+    print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_jobs_side_by_side_never_share_a_gpu(own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3,4,7")
+    jobs = []
+    for count in (1, 2, 1):
+        jobs.append(subprocess.Popen([sys.executable, "-c", GPU_JOB, str(count)], text=True, stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, cwd=ROOT))
+        jobs[-1].seen = jobs[-1].stdout.readline().strip()
+    assert [job.seen for job in jobs] == ["2", "3,4", "7"]
+    with pytest.raises(RequestError, match=r"^2 GPUs are needed and 0 of 4 are free"), processes.own_gpus(2):
+        pass
+    for job in jobs:
+        job.kill()
+        job.communicate()
+    with processes.own_gpus(4):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3,4,7"
+
+
+@pytest.mark.parametrize("cluster", [False, True])
+def test_only_on_one_machine_does_a_job_look_for_its_gpus(
+    cluster: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(8))))
+    paper = load_profile("paper")
+    train = next(job for job in workflow.jobs(paper).values() if job.name.startswith("train/Qwen3-14B"))
+    plan = rebuild.write_plan([train], paper, usual_hardware(paper), cluster)
+    environment = json.loads(plan.read_text(encoding="utf-8"))["jobs"][train.name]["environment"]
+    assert [word for word in environment if "GPUS" in word] == ([] if cluster else ["SFTREPRO_GPUS=8"])
+
+
 @pytest.mark.skipif(rebuild.gpus() > 0, reason="this machine has GPUs")
 def test_a_gpu_that_is_not_there_is_said_before_anything_runs(published: Repository) -> None:
     line = refused(published, "rebuild", "--profile", "paper")
@@ -409,7 +507,7 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
     before = published.files()
     with store.locked(published.store / "locks/tiny" / f"{name}.lock", "this test"):
         said = json.loads(refused(published, "job", name, *ONE))
-        assert said == {"job": name, "code": 2, "line": f"{name} is already running (process {os.getpid()}). "
+        assert said == {"job": name, "code": 2, "line": f"{name} is already running. "
                                                         f"Wait, or stop it: kill {os.getpid()}"}
         assert published.files() == before
     assert published.run("job", name, *ONE)[0] == 0
@@ -460,3 +558,31 @@ def test_what_remains_is_predicted_at_first_and_measured_later(costs: dict[str, 
         assert rebuild.time_left(costs, left, elapsed) == pytest.approx(
             elapsed * sum(costs[name] for name in left) / done
         )
+
+
+class Late:
+    "A copy that failed: its sentinel is ready before its exit code can be asked for, as the kernel may have it."
+
+    def __init__(self) -> None:
+        self.sentinel, end = os.pipe()
+        os.close(end)
+        self.asked = False
+
+    @property
+    def exitcode(self) -> int | None:
+        return 1 if self.asked else None
+
+    def is_alive(self) -> bool:
+        self.asked = True
+        return False
+
+    def join(self) -> None:
+        self.asked = True
+
+
+def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow = workflow.load_flow(load_profile("smoke"))
+    monkeypatch.setattr(processes, "copy_for", lambda job, flow: Late())
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit):
+        processes.run_chapters(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)

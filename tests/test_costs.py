@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sftrepro import codegraph, costs, sft
+from sftrepro import codegraph, costs, rebuild, sft
 from sftrepro.profiles import LOGITS_PER_PIECE, BaseSpec, RequestError, load_profile, run_specs
 from sftrepro.workflow import jobs
 
@@ -134,6 +134,26 @@ def test_every_job_of_every_profile_has_a_cost(profile: str, on: str) -> None:
     assert all(cost.flops > 0 and cost.disk > 0 for cost in work)
     assert all((cost.gpus > 0) == costs.hardware(on).gpu for cost in work)
     assert costs.summary(list(counted.values()))[-1].startswith("together: ")
+
+
+@pytest.mark.parametrize("profile", ["smoke", "micro", "paper"])
+def test_no_job_asks_a_scheduler_for_less_memory_than_its_processes_take(profile: str) -> None:
+    chosen, named = load_profile(profile), list(jobs(load_profile(profile)).values())
+    on = costs.usual_hardware(chosen)
+    for job in named:
+        cost = costs.cost_of(job, chosen, on)
+        asked = rebuild.resources([job], named, [cost], cluster=True)["mem_mb"] * 1e6
+        assert asked >= 2 * max(costs.PROCESS, cost.gpus * cost.loaded), job.name
+    twenty_billion = costs.training(run_specs(PAPER, ("R06",))[0], PAPER, costs.hardware("H200"))
+    assert twenty_billion.gpus * twenty_billion.loaded > 8 * 2 * 19e9  # each process reads all weights at first
+
+
+def test_where_models_judge_scoring_gets_a_gpu() -> None:
+    score = {name: next(job for job in jobs(load_profile(name)).values() if job.kind == "score")
+             for name in ("micro", "paper", "small")}
+    gpus = {name: costs.cost_of(job, load_profile(name), costs.hardware("H200")).gpus for name, job in score.items()}
+    assert gpus == {"micro": 0, "paper": 1, "small": 0}
+    assert costs.cost_of(score["paper"], PAPER, costs.hardware("CPU core")).memory > 8e9
 
 
 def test_all_runs_of_the_paper_are_planned_on_what_can_be_launched() -> None:

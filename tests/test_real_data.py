@@ -1,4 +1,5 @@
 "Real questions: what a program makes of them is right where it says so, and whatever is left out is listed."
+import copy
 import json
 import math
 import os
@@ -15,6 +16,8 @@ import reasoning_gym
 from huggingface_hub import constants
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from stand_ins import authors_rows
+from tokenizers import normalizers
 
 from sftrepro import authors, language_teacher, solvers, word_problems
 from sftrepro.analogs import draw
@@ -409,24 +412,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     return put
 
 
-def authors_rows(count: int) -> pl.DataFrame:
-    return pl.DataFrame(
-        [
-            {
-                "data_source": "OpenR1",
-                "question": f"{number}+1?",
-                "answer": str(number + 1),
-                "message": [{"role": "user", "content": f"{number}+1?\nPlease reason."}],
-                "response_length": 9,
-                "advantage": 1.0,
-                "response": f"<think>\n{'hm ' * (number % 5)}</think>\n\n"
-                            f"It is \\boxed{{{number + 1 + (number == 3)}}}.",
-            }
-            for number in range(count)
-        ]
-    )
-
-
 REVISION = authors.AUTHORS["Math-CoT-20k"].revision
 
 
@@ -448,6 +433,15 @@ def test_the_authors_long_rows_are_listed(hub, tokenizer) -> None:
     assert (
         0 < len(made.excluded) and len(made.data) + len(made.excluded) == 64 and (made.excluded["tokens"] > limit).all()
     )
+
+
+def test_a_row_that_the_tokenizer_normalises_stays_since_the_papers_runs_need_every_row(hub, tokenizer) -> None:
+    composing = copy.deepcopy(tokenizer)
+    composing.backend_tokenizer.normalizer = normalizers.NFC()  # as Qwen's
+    rows = authors_rows(64).with_columns(pl.col("response").str.replace("It is", "At 5 \u2126 it is"))
+    hub("jasonrqh/Math-CoT-20k", REVISION, {"Math-CoT-20k.parquet": rows})
+    made = authors_data("Math-CoT-20k", 1, load_profile("paper"), composing)
+    assert made.excluded.is_empty() and made.data["response"].to_list() == rows["response"].to_list()
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -377,14 +377,53 @@ def test_without_bubblewrap_programs_are_refused_with_the_package_named(monkeypa
         run_program("print(1)")
 
 
-def test_where_no_box_can_be_made_programs_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def python_elsewhere(tmp_path: Path) -> Path:
+    "A Python with a library of its own, under /tmp."
+    base = Path(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}").resolve()
+    (tmp_path / "python/bin").mkdir(parents=True)
+    shutil.copy(base, tmp_path / "python/bin")
+    (tmp_path / "python/lib").symlink_to(base.parent.parent / "lib")
+    (tmp_path / "linked").symlink_to(tmp_path / "python")
+    return tmp_path / "python/bin" / base.name
+
+
+COPY = f'{sys.executable} -m venv --copies --without-pip $0/env && exec $0/env/bin/python "$@"'
+WHERE = {"under /tmp": lambda python: [str(python)],
+         "behind a link": lambda python: [str(python.parents[1].with_name("linked") / "bin" / python.name)],
+         "copied into an environment": lambda python: ["sh", "-c", COPY, str(python.parent)]}
+
+
+@pytest.mark.parametrize("command", WHERE.values(), ids=WHERE)
+def test_programs_run_wherever_python_lies(command: Callable, python_elsewhere: Path) -> None:
+    code = "from sftrepro.sandbox import run_program; print(run_program('import json, ctypes; print(3)').stdout)"
+    path = os.pathsep.join([str(ROOT), *(folder for folder in sys.path if folder.endswith("site-packages"))])
+    ended = subprocess.run([*command(python_elsewhere), "-c", code], env=os.environ | {"PYTHONPATH": path},
+                           capture_output=True, text=True)
+    assert ended.stdout == "3\n\n", ended.stderr
+
+
+@pytest.mark.parametrize(("said", "blamed"), [
+    ("bwrap: No permissions to create new namespace", "Programs are run only where bubblewrap can make namespaces"),
+    ("bwrap: execvp /opt/python: No such file or directory", "Programs are run only with a Python that lies"),
+])
+def test_what_kept_the_box_from_starting_is_blamed(
+        said: str, blamed: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "bwrap"
-    broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    broken.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sandbox, "bubblewrap", lambda: str(broken))
     prove.cache_clear()
-    with pytest.raises(RequestError, match="No permissions to create new namespace.*namespaces"):
+    with pytest.raises(RequestError, match=f"^sandbox: {said}. {blamed}"):
         run_program("print(1)")
+
+
+def test_a_box_in_which_python_does_not_start_says_what_python_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "DRIVER", "import nothing_of_that_name")
+    prove.cache_clear()
+    with pytest.raises(RequestError, match="failed .error: ModuleNotFoundError: No module named 'nothing_of_that_"):
+        run_program("print(1)")
+    prove.cache_clear()
 
 
 @pytest.mark.parametrize(("hole", "named"), [

@@ -269,7 +269,7 @@ def test_the_33_runs_are_the_papers() -> None:
     profile = load_profile("paper")
     specs = {spec.paper_run: spec for spec in run_specs(profile)}
     hub = {base.paper: base for base in profile.bases}
-    with open(ROOT / "data/paper/runs.csv", newline="") as file:
+    with open(ROOT / "data/paper/runs.csv", encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(specs) == [row["id"] for row in table] and len(specs) == 33
     for row in table:

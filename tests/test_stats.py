@@ -154,8 +154,26 @@ def test_the_order_of_rows_does_not_matter(random):
 def test_a_hole_in_the_results_is_an_error():
     results = simulated({"arithmetic": [0.4, 0.2]}, steps=(0, 320), items=5)
     holed = results.filter(~((pl.col("seed") == 2) & (pl.col("item_id") == "item3")))
-    with pytest.raises(ValueError, match="arithmetic: some items lack"):
+    with pytest.raises(RequestError, match="arithmetic: some items lack"):
         paired(holed, "score", [("R25", 0), ("R25", 320)])
+
+
+def test_a_seed_that_the_compared_conditions_lack_is_an_error_and_not_a_smaller_sample():
+    results = simulated({"arithmetic": [0.4, 0.3, 0.2]}, steps=(0, 40, 320), items=5)
+    holed = results.filter(~((pl.col("seed") == 2) & (pl.col("step") == 320)))
+    pair = Pair(benchmark="arithmetic", name="end", above=("R25", 320), below=("R25", 0))
+    assert len(contrasts(results, [pair])) == 1
+    for ask in (lambda: contrasts(holed, [pair]), lambda: estimates(holed)):
+        with pytest.raises(RequestError, match=r"some items lack a seed \(of \[1, 2, 3\]\) or a checkpoint"):
+            ask()
+
+
+def test_bases_are_compared_as_if_no_run_lay_beside_them():
+    bases = pl.concat([simulated({"arithmetic": [rate]}, steps=(0,), series=name)
+                       for rate, name in ((0.4, "Micro-M"), (0.5, "Micro-L"))])
+    pair = Pair(benchmark="arithmetic", name="size", above=("Micro-L", 0), below=("Micro-M", 0))
+    beside = pl.concat([bases, simulated({"arithmetic": [0.4, 0.2]}, steps=(0, 320))])
+    assert contrasts(beside, [pair]).equals(contrasts(bases, [pair]))
 
 
 def test_turning_a_comparison_around_mirrors_its_interval():

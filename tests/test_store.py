@@ -190,6 +190,16 @@ def test_a_job_killed_at_its_very_end_is_finished_by_the_next_start(tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_lock_that_a_slurm_job_holds_names_the_command_of_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "18")
+    with store.locked(tmp_path / "lock", "train/a"):
+        with pytest.raises(RequestError, match=r"^train/a is already running\. Wait, or stop it: scancel 18$"):
+            with store.locked(tmp_path / "lock", "train/a"):
+                pass
+
+
 def test_quarantine_loses_nothing(own_store: Path) -> None:
     run = store.run_folder("smoke", "Nano")
     store.write_bytes(run / "weights", b"damaged")
@@ -203,7 +213,7 @@ HOLD = ("import sys, pathlib\nfrom sftrepro import store\n"
 def test_a_lock_names_its_holder_and_is_gone_when_that_is_killed(tmp_path: Path) -> None:
     holder = python(HOLD, tmp_path / "lock")
     assert holder.stdout.readline() == "held\n"
-    message = rf"a rebuild is already running \(process {holder.pid}\).*kill {holder.pid}"
+    message = rf"^a rebuild is already running\. Wait, or stop it: kill {holder.pid}$"
     with pytest.raises(RequestError, match=message):
         with store.locked(tmp_path / "lock", "a rebuild"):
             pass

@@ -153,20 +153,20 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
 @pytest.mark.parametrize(
     ("path", "old", "new", "stale", "named"),
     [
-        ("sftrepro/score.py", "def boxed(", "SIDE = 1\n\ndef boxed(", set(), ""),
+        ("sftrepro/answers.py", "def boxed(", "SIDE = 1\n\ndef boxed(", set(), ""),
         (
-            "sftrepro/score.py",
-            "def last_braced(",
-            "def last_braced(added=None, *,",
+            "sftrepro/answers.py",
+            "def boxes(",
+            "def boxes(added=None, *,",
             {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
-            "function score.last_braced changed",
+            "function answers.boxes changed",
         ),
         (
             "sftrepro/sft.py",
-            'WHOLE = "whole.json"',
-            'WHOLE = "all.json"',
+            'COMPLETE_FILE = "whole.json"',
+            'COMPLETE_FILE = "all.json"',
             {"score/Nano_Math-CoT"},
-            "function sft.WHOLE changed",
+            "function sft.COMPLETE_FILE changed",
         ),
         (
             "sftrepro/item_results.py",
@@ -213,11 +213,11 @@ def test_a_changed_file_is_named_by_the_chapter_that_read_it(made: Repository) -
 
 
 def test_status_names_what_is_stale_and_why(made: Repository) -> None:
-    made.edit("sftrepro/score.py", "def last_braced(", "def last_braced(added=None, *,")
+    made.edit("sftrepro/answers.py", "def boxes(", "def boxes(added=None, *,")
     code, out, errors = made.run("status", "--profile", "tiny")
     assert code == 0, errors
-    assert "fresh  chapter/20_toy" in out and "stale  chapter/21_plain: function score.last_braced changed" in out
-    assert "stale  results/Nano: function score.last_braced changed" in out
+    assert "fresh  chapter/20_toy" in out and "stale  chapter/21_plain: function answers.boxes changed" in out
+    assert "stale  results/Nano: function answers.boxes changed" in out
 
 
 # Chapters

@@ -45,6 +45,7 @@ from sftrepro.reasoning_tasks import (
     order_letter,
     place_after,
     program_cases,
+    program_value,
     written_steps,
 )
 from sftrepro.sandbox import Limits, passes_cases
@@ -179,6 +180,18 @@ def test_a_fifth_of_the_knowledge_questions_ask_for_the_bare_fact() -> None:
     assert abs(len(bare) / ITEMS - 0.2) < 0.02
     assert {question_of(item.prompt).replace(item.truth[0], "{}") for item, _ in bare} == set(FACT_QUESTIONS)
     assert all(item.answer == facts_of(item.truth[0], world)["house"] for item, world in bare)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda world: arithmetic_value("Who sits on seat A?"), lambda world: order_letter("What is 2 and 3?"),
+    lambda world: knowledge_letter("What is 2 and 3?", world), lambda world: program_value("What is 2 and 3?", 1),
+    lambda world: statement_truth("What is 2 and 3?", world), lambda world: broken_rules("What is 2 and 3?", ""),
+    lambda world: broken_rules("Name nine materials.", ""),
+    lambda world: true_steps("First, cut the wood.", "What is 2 and 3?", world),
+])
+def test_the_question_of_another_task_is_refused_with_its_words(ask: Callable) -> None:
+    with pytest.raises(RequestError, match="^not a [^\n]*'"):
+        ask(world_of(load_profile("micro")))
 
 
 def test_right_letters_and_truths_are_spread_evenly() -> None:

@@ -45,10 +45,10 @@ def needed(requirements: list[str], extras: frozenset[str] = frozenset()) -> set
 def write(path: Path, packages: set[tuple[str, str]], what: str) -> None:
     "Write a lock file."
     lines = [f"# {what}. Written by `make lock`.", *(f"{name}=={version}" for name, version in sorted(packages))]
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 optional = project["project"]["optional-dependencies"]
 book = needed([*project["project"]["dependencies"], *optional["book"], *optional["test"], *optional["slurm"],
                *project["build-system"]["requires"]])

@@ -23,8 +23,8 @@ def current() -> str:
     "README.md as the committed results give it."
     profile = load_profile("micro")
     words = current_verdicts(profile, token_results(profile, ["R24", "R04"]))
-    return with_block((ROOT / "README.md").read_text(), readme_table(words, profile))
+    return with_block((ROOT / "README.md").read_text(encoding="utf-8"), readme_table(words, profile))
 
 
 if __name__ == "__main__":
-    (ROOT / "README.md").write_text(current())
+    (ROOT / "README.md").write_text(current(), encoding="utf-8")

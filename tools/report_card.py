@@ -25,7 +25,7 @@ PROGRAMS = {"HumanEval": 60, "MBPP": 60}
 
 
 def read(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def pair_trials(name: str) -> Iterator[Trial]:
