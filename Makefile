@@ -18,7 +18,7 @@ test test-all: setup  ## everything that must hold before a change lands; test-a
 	bash tests/run $(if $(filter test-all,$@),--all)
 
 setup:  ## .venv and the system's packages
-	./setup.sh bubblewrap gcc
+	./setup.sh bubblewrap g++
 
 lock: setup  ## requirements*.lock from what is installed in .venv
 	.venv/bin/python tools/lock.py

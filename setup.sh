@@ -13,7 +13,7 @@ give_up() { echo "setup: $*" >&2; exit 1; }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
 # --- the system's packages ---------------------------------------------------------------------------------------
-declare -A provides=([bubblewrap]=bwrap [chromium]=chromium [gcc]=gcc)
+declare -A provides=([bubblewrap]=bwrap [chromium]=chromium [g++]=g++)
 missing=()
 for package in "$@"; do command -v "${provides[$package]}" >/dev/null || missing+=("$package"); done
 # pycosat, which reasoning-gym needs, comes as C code alone

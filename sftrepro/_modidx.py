@@ -888,6 +888,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'sftrepro.sft.collator': ('sft.html#collator', 'sftrepro/sft.py'),
                               'sftrepro.sft.device_memory': ('sft.html#device_memory', 'sftrepro/sft.py'),
                               'sftrepro.sft.finetune': ('sft.html#finetune', 'sftrepro/sft.py'),
+                              'sftrepro.sft.fuse_operations': ('sft.html#fuse_operations', 'sftrepro/sft.py'),
                               'sftrepro.sft.last_whole': ('sft.html#last_whole', 'sftrepro/sft.py'),
                               'sftrepro.sft.launch': ('sft.html#launch', 'sftrepro/sft.py'),
                               'sftrepro.sft.launch_command': ('sft.html#launch_command', 'sftrepro/sft.py'),

@@ -188,7 +188,7 @@ def own_answers(request: DataRequest, items: list[Item]) -> pl.DataFrame:  # col
     prompts = [prompt_text(query_text(item)) for item in items]
     seeds = [random_generator("own answers", request.seed, item.id).getrandbits(31) for item in items]
     folder, profile = base_folder(request.profile, request.knobs.base), request.profile
-    sampling = Sampling(temperature=profile.temperature, top_p=profile.top_p, max_new_tokens=request.room)
+    sampling = Sampling(temperature=1, top_p=1, max_new_tokens=request.room)
     answers = generate(folder, prompts, seeds, sampling, profile.engine, profile.precision)
     rows = [{"query": item.id, "prompt": query_text(item), "answer": item.answer, "candidate": 0,
              "response": answer.text, "truncated": answer.truncated, "tokens": answer.tokens,

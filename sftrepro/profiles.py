@@ -128,6 +128,7 @@ class Profile(Frozen):
     max_length: int = Field(ge=16)                   # tokens of prompt and response; longer rows are left out
     precision: Literal["float32", "bfloat16"]        # of parameters and optimizer state
     compute_precision: Literal["float32", "bfloat16"]  # of matrix products in finetuning
+    compiled: bool                                   # on CPUs, fuse a model's operations before finetuning (chapter 09)
     loss_averaging: Literal["batch", "authors"]      # over the batch, or as the authors' code (chapter 09)
     world_seed: int = Field(ge=0)                    # seed of the micro world (chapter 03)
     pretraining_tokens: int = Field(ge=0)            # tokens that a base pretrained here sees
@@ -280,6 +281,7 @@ class RunSpec(Optimizer):
     max_length: int = Field(ge=16)
     precision: Literal["float32", "bfloat16"]    # of parameters and optimizer state
     compute_precision: Literal["float32", "bfloat16"] = "float32"  # of the products of matrices
+    compiled: bool = False                       # on CPUs, fuse the model's operations first (chapter 09)
     seed: int = Field(ge=0)                      # draws queries and candidates
 
     @model_validator(mode="after")
@@ -343,7 +345,8 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises Req
         profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor) + own,
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
-        precision=profile.precision, compute_precision=profile.compute_precision, seed=seed, **batching(run, profile))
+        precision=profile.precision, compute_precision=profile.compute_precision, compiled=profile.compiled,
+        seed=seed, **batching(run, profile))
 
 # %% ../nbs/01_profiles.ipynb #9cec2d03
 def run_specs(profile: Profile,

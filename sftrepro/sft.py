@@ -4,7 +4,8 @@
 __all__ = ['SCALED_LOGITS', 'COMPLETE_FILE', 'CONFIGS', 'REFUSAL_FILE', 'tokenise', 'training_rows', 'collator', 'summed_loss',
            'answer_with_the_loss', 'row_order', 'rows_per_pass', 'arguments', 'step_folder', 'mark_whole', 'last_whole',
            'Grid', 'Finetuner', 'tokens_per_step', 'training_log', 'load_weights', 'device_memory', 'check_memory',
-           'memory_explained', 'finetune', 'check_world', 'launch_command', 'worker', 'launch', 'sharing', 'train']
+           'memory_explained', 'fuse_operations', 'finetune', 'check_world', 'launch_command', 'worker', 'launch',
+           'sharing', 'train']
 
 # %% ../nbs/09_sft.ipynb #3dee16c5
 import json
@@ -276,6 +277,16 @@ def memory_explained(spec: RunSpec, parameters: int, processes: int) -> Iterator
             f"weights, gradients and optimizer take {state / 2**30:,.1f} of {device_memory() / 2**30:,.1f} GiB, and "
             f"the rest was too little for activations. {half}; so does training on {2 * processes} devices") from error
 
+# %% ../nbs/09_sft.ipynb #c0371e01
+def fuse_operations(model: PreTrainedModel) -> None:  # raises RequestError without a C++ compiler
+    "Let torch translate the model's body into C++ where it trains on a CPU."
+    if torch.cuda.is_available():
+        return
+    if not shutil.which(compiler := os.environ.get("CXX", "g++")):
+        raise RequestError(f"compiled = yes needs a C++ compiler, and {compiler} is not installed. Install it: "
+                           "sudo apt-get install g++, or write compiled = no in settings.ini")
+    model.base_model.compile(dynamic=True)
+
 # %% ../nbs/09_sft.ipynb #101593c4
 def finetune(spec: RunSpec,
              folder: Path,
@@ -285,6 +296,8 @@ def finetune(spec: RunSpec,
     base = base_folder(load_profile(spec.profile), spec.base)
     tokenizer, model = AutoTokenizer.from_pretrained(base), load_weights(base, spec.precision)
     model.set_attn_implementation(attention_for(spec.max_length))
+    if spec.compiled:
+        fuse_operations(model)
     check_memory(spec, model.num_parameters(), processes, device_memory())
     rows = training_rows(spec, tokenizer, data_set(data_folder(spec.profile, spec.data, spec.seed)))
     trainer = Finetuner(spec, model, tokenizer, rows, folder, processes)

@@ -361,3 +361,12 @@ def test_an_optimizer_is_the_authors() -> None:
     settings = arguments(SPEC, Path("nowhere"))
     assert (settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon) == (0.9, 0.999, 1e-8)
     assert (settings.weight_decay, settings.max_grad_norm) == (0.01, 1.0)
+
+
+@pytest.mark.release
+def test_a_model_with_fused_operations_follows_the_same_losses(store: None, tmp_path: Path) -> None:
+    logs = {}
+    for compiled in (False, True):
+        train(PASSES.model_copy(update={"compiled": compiled}), tmp_path / str(compiled))
+        logs[compiled] = pl.read_parquet(tmp_path / str(compiled) / "train.parquet")
+    assert logs[True]["loss"].to_list() == pytest.approx(logs[False]["loss"].to_list(), rel=2e-3)

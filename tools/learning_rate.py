@@ -25,7 +25,7 @@ from sftrepro.sft import IGNORED, answer_with_the_loss, collator, finetune, load
 
 PROFILE = load_profile("micro").model_copy(update={"controls": ("R25-null", "R05-null")})
 RUNS = {spec.paper_run: spec for spec in run_specs(PROFILE, ("R25", "R05", *PROFILE.controls)) if spec.seed == 1}
-RATES, DATA = (2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4, 8e-4), "Math-CoT"
+RATES, DATA = (2.5e-5, 5e-5, 1e-4, 2e-4, 4e-4), "Math-CoT"
 HELD_OUT_SEED, HELD_OUT = 101, 200  # no run has this seed; rows
 PLACE, TABLES = ROOT / "_build/learning_rate", ROOT / "data/benchmarks"
 
