@@ -139,14 +139,15 @@ def test_a_variant_without_results_is_not_run(tmp_path, monkeypatch):
     assert variant_results(variant, ["R25"]) is None and variant_results(variant, ["R04"]) is None
 
 
-def test_the_variant_at_a_smaller_rate_is_found_and_no_other():
-    (variant, results), = module.lower_rate_variants(MICRO, ["R25", "R33"], ["arithmetic"])
-    assert variant.name == "micro-gentle" and variant.learning_rate_factor < MICRO.learning_rate_factor
-    assert set(results["series"]) == {"R25", "R33"} and set(results["benchmark"]) == {"arithmetic"}
+def test_the_variants_at_other_rates_are_found_and_no_others():
+    found = module.rate_variants(MICRO, ["R25", "R33"], ["arithmetic"])
+    assert [variant.name for variant, _ in found] == ["micro-third", "micro-triple"]
+    for _, results in found:
+        assert set(results["series"]) == {"R25", "R33"} and set(results["benchmark"]) == {"arithmetic"}
     assert (
-        module.lower_rate_variants(MICRO, ["R07"], ["arithmetic"])
+        module.rate_variants(MICRO, ["R07"], ["arithmetic"])
         == []
-        == module.lower_rate_variants(load_profile("smoke"), ["R25"], ["arithmetic"])
+        == module.rate_variants(load_profile("smoke"), ["R25"], ["arithmetic"])
     )
 
 

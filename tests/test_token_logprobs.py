@@ -431,11 +431,11 @@ def test_rows_that_cannot_be_are_refused_and_nothing_is_written(own_store: Path,
 
 def test_only_traced_runs_are_read_and_settings_say_which() -> None:
     traced = {name: [job.key for job in workflow.jobs(load_profile(name)).values() if job.kind == "tokens"]
-              for name in ("smoke", "micro", "micro-gentle", "small", "paper")}
+              for name in ("smoke", "micro", "micro-third", "small", "paper")}
     assert {name: len(keys) for name, keys in traced.items()} == {
         "smoke": 4,
         "micro": 12,
-        "micro-gentle": 9,
+        "micro-third": 9,
         "small": 2,
         "paper": 4,
     }
