@@ -207,8 +207,7 @@ def rescored(results: pl.DataFrame,  # item results with their responses, of one
     now = score_verdicts(results.select("item_id", text="response"), benchmark, profile)
     both = pl.concat([results, now.rename(lambda name: f"now_{name}")], how="horizontal").with_columns(
         now_version=pl.lit(scorer_of(benchmark).version))
-    columns = [name for name in VERDICT_COLUMNS if name in results.columns]  # old results have no lenient reading
-    return both.filter(pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"now_{name}")) for name in columns))
+    return both.filter(pl.any_horizontal(pl.col(name).ne_missing(pl.col(f"now_{name}")) for name in VERDICT_COLUMNS))
 
 # %% ../nbs/10_evaluate.ipynb #c113689f
 def stored_evaluations(profile: Profile) -> list[Path]:
@@ -240,7 +239,7 @@ def made_again(profile: Profile,
 
 # %% ../nbs/10_evaluate.ipynb #772ae38a
 COMPARED_COLUMNS = ["prompt_digest", "response", "tokens", "truncated", "looped", "reconsiders", "weighs",
-                    "parsed", "answer", "score", "grades"]  # columns that a model or a scorer decides
+                    *VERDICT_COLUMNS, "grades"]  # columns that a model or a scorer decides
 
 def changed_rows(then: pl.DataFrame,  # published item results; few of them have a response
                  now: pl.DataFrame,   # some of the same, made again

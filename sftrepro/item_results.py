@@ -55,7 +55,7 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
     "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none
-    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True, required=False),  # as a person reads it
+    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # as a person reads it; null where both are one
     "grades": pa.Column(GRADES, nullable=True),  # the judges' grades of the response (chapter 10a)
     "scorer": pa.Column(str),
     "scorer_version": pa.Column(int),
@@ -74,7 +74,6 @@ def checked_results(frame: pl.DataFrame,  # item results
                     ) -> pl.DataFrame:
     "Check item results against the schema; RequestError names the first violation."
     try:
-        frame = frame if "lenient" in frame.columns else frame.with_columns(lenient=pl.lit(None, pl.Float64))
         rows = ITEM_RESULTS.validate(frame).select(name for name in ITEM_RESULTS.columns if name in frame.columns)
     except pa.errors.SchemaError as error:
         raise RequestError(f"{place}: {str(error).splitlines()[0]}") from None
@@ -156,8 +155,6 @@ def scan_responses(path: Path,                 # one of `verified_results`
     "Open a published file for statistics; nothing is collected yet."
     try:
         rows = pl.scan_parquet(io.BytesIO(read_bytes(path))).filter(pl.col("benchmark").is_in(list(benchmarks)))
-        if "lenient" not in rows.collect_schema():  # results from before there were two readings
-            rows = rows.with_columns(lenient=None)
         typed = rows.select(pl.col(name).cast(kind) for name, kind in RESPONSES.items())
         typed.collect_schema()
         return typed

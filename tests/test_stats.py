@@ -8,7 +8,7 @@ from hypothesis import strategies as some
 from scipy import stats as reference
 
 from sftrepro import item_results
-from sftrepro.calibration import above_chance, calibration, families, middle
+from sftrepro.calibration import calibration, families, middle
 from sftrepro.measurements import benchmark_names, by_item, conditional_share, measured, parts
 from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, run_specs
 from sftrepro.stats import (
@@ -246,45 +246,36 @@ def test_families_go_by_the_paper_s_names_and_have_two_middle_sizes():
     assert middle(found["Qwen3"]) == ["Qwen3-4B", "Qwen3-8B"] and middle(["one"]) == ["one"]
 
 
-def test_room_is_counted_from_blind_guessing():
-    rates = pl.DataFrame({"benchmark": ["order", "GPQA-Diamond", "knowledge", "statement", "arithmetic"],
-                          "value": [25.0, 62.5, 55.0, 50.0, 40.0], "low": 25.0, "high": 100.0})
-    found = above_chance(rates)
-    assert found["value"].to_list() == [0, 50, 50, 0, 40] and set(found["high"]) == {100}
-
-
-def sized(rates, refused=0.9, items=400):
-    "Four bases with these rates on order and statements, and as many refusals."
+def sized(rates, made=0.97, refused=0.9, items=400):
+    "Four bases with these rates on order, statements at 70%, as many refusals, and order when they are made to think."
     parts = []
     for draw, (name, rate) in enumerate(zip("SMLX", rates, strict=True)):
-        found = simulated(
-            {"order": [rate], "statement": [rate], "forbidden": [0.05]}, (0,), name, items=items, draw=draw
-        )
-        parts.append(found.with_columns(refused=pl.int_range(pl.len()) % 100 < 100 * refused))
-    return pl.concat(parts)
+        free = {"order": [rate], "statement": [0.7], "forbidden": [0.05]}
+        parts += [simulated(free, (0,), name, items=items, draw=draw),
+                  simulated({"order": [made]}, (0,), f"{name}+think", items=items, draw=draw + 4)]
+    return pl.concat(parts).with_columns(refused=pl.int_range(pl.len()) % 100 < 100 * refused)
 
 
-def test_calibration_asks_room_growth_and_refusals_of_a_family():
-    asked = calibration(sized((0.3, 0.55, 0.75, 0.95)), list("SMLX"))
+def test_calibration_asks_for_room_thinking_that_pays_refusals_and_growth():
+    asked = calibration(sized((0.3, 0.45, 0.6, 0.75)), list("SMLX"))
     assert asked["met"].all()
-    assert asked.group_by("target", maintain_order=True).len()["len"].to_list() == [4, 1, 3, 2]
-    assert set(asked.filter(pl.col("target").str.contains("chance"))["base"]) == {"M", "L"}
-    assert set(asked.filter(pl.col("target").str.contains("beyond"))["benchmark"]) == {
-        "order"
-    }  # statements are not reasoning
+    assert asked.group_by("target", maintain_order=True).len()["len"].to_list() == [4, 2, 2, 1, 3]
+    assert asked["base"].to_list() == [*"MMLL", "M+think", "L+think", *"ML", "X minus S", "M minus S", "L minus M",
+                                       "X minus L"]
+    assert set(asked.filter(pl.col("target").str.contains("beyond"))["benchmark"]) == {"order"}
 
 
 def test_calibration_names_what_is_not_met():
-    asked = calibration(sized((0.3, 0.30, 0.97, 0.97), refused=0.6), list("SMLX"))
+    asked = calibration(sized((0.3, 0.30, 0.97, 0.97), made=0.8, refused=0.6), list("SMLX"))
     unmet = asked.filter(~pl.col("met")).select("base", "benchmark").rows()
-    assert unmet == [("M", "order"), ("M", "statement"), ("L", "order"), ("L", "statement"), ("M minus S", "order"),
-                     ("X minus L", "order"), ("M", "forbidden"), ("L", "forbidden")]
+    assert unmet == [("L", "order"), ("M+think", "order"), ("L+think", "order"), ("M", "forbidden"),
+                     ("L", "forbidden"), ("M minus S", "order"), ("X minus L", "order")]
 
 
 def test_a_larger_base_that_is_better_by_luck_only_has_not_grown():
     met = [
         calibration(
-            sized((0.5, 0.5, 0.5, 0.5)).with_columns(score=pl.lit(rng.random(4 * 3 * 400) < 0.5).cast(pl.Float64)),
+            sized((0.5, 0.5, 0.5, 0.5)).with_columns(score=pl.lit(rng.random(4 * 4 * 400) < 0.5).cast(pl.Float64)),
             list("SMLX"),
         )
         .filter(pl.col("target").str.contains("next size"))["met"]
@@ -296,7 +287,7 @@ def test_a_larger_base_that_is_better_by_luck_only_has_not_grown():
 
 def test_one_base_alone_is_calibrated_without_growth():
     asked = calibration(sized((0.3, 0.5, 0.7, 0.9)), ["M"])
-    assert asked["base"].to_list() == ["M", "M", "M"] and asked["met"].dtype == pl.Boolean
+    assert asked["base"].to_list() == ["M", "M", "M+think", "M"] and asked["met"].dtype == pl.Boolean
 
 
 def published_row(profile, run_id, base, seed, step, item):
@@ -319,6 +310,7 @@ def published_row(profile, run_id, base, seed, step, item):
         "parsed": item > 0,
         "answer": None,
         "score": 1.0,
+        "lenient": None,
         "grades": None,
         "scorer_version": 1,
         "temperature": 0.6,
@@ -332,7 +324,7 @@ def published_row(profile, run_id, base, seed, step, item):
 def publish(profile, run_id, base, seed, steps):
     rows = pl.DataFrame([published_row(profile, run_id, base, seed, step, item) for step in steps for item in range(4)],
                         schema_overrides={"answer": pl.String})
-    columns = [name for name in item_results.ITEM_RESULTS.columns if name not in ("response", "lenient")]
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
     item_results.publish_results(profile, run_id, rows.select(columns), {})
 
 
@@ -415,7 +407,7 @@ def test_an_item_has_the_means_of_its_responses(told):
 def test_an_item_with_an_ungraded_response_is_left_out_everywhere(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
     profile = load_profile("smoke")
-    columns = [name for name in item_results.ITEM_RESULTS.columns if name not in ("response", "lenient")]
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
     for base in profile.bases:
         rows = pl.DataFrame(
             [published_row(profile, base.name, base.name, 0, 0, item) | {"grades": []} for item in range(4)],

@@ -261,17 +261,6 @@ def test_published_results_come_back_as_they_were_without_their_responses(values
     assert back.sort("item_id").equals(frame.drop("response").sort("item_id"))
 
 
-def test_results_from_before_the_lenient_reading_are_read_beside_new_ones(own_store: Path) -> None:
-    frame = pl.DataFrame([ROW], schema_overrides={"answer": str, "grades": item_results.GRADES})
-    item_results.publish_results(SMOKE, "Nano", frame, {"by": "test"})
-    new = store.results_file(SMOKE, "Nano")
-    old = new.with_name("Pico.parquet")
-    store.write_table(old, pl.read_parquet(new).drop("lenient").with_columns(run_id=pl.lit("Pico")))
-    store.seal(old, {"by": "test"})
-    assert item_results.read_results(SMOKE, ["Nano", "Pico"])["lenient"].to_list() == [1.0, None]
-    assert item_results.scan_responses(old, ["order"]).collect()["lenient"].to_list() == [None]
-
-
 def test_the_gallery_holds_the_first_items_of_the_first_seed_and_nothing_harmful(own_store: Path) -> None:
     def rows(run_id: str, seed: int) -> pl.DataFrame:
         return pl.DataFrame(
