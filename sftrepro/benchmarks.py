@@ -2,9 +2,10 @@
 
 # %% auto #0
 __all__ = ['FENCE', 'UNASKABLE', 'SAMPLES', 'MATH', 'CODE', 'ASKED', 'IN_DOMAIN', 'REASONING', 'GENERAL', 'SAFETY_BENCHMARKS',
-           'NOT_IN_PAPER', 'REAL', 'to_box', 'mathematics', 'grade_school_problem', 'with_options', 'ten_options',
-           'four_options', 'hard_task', 'Plain', 'hidden_tests', 'contest', 'documented', 'described', 'instructed',
-           'hallucinated', 'plain_request', 'question', 'RealBenchmark', 'spread', 'real_items', 'user_turn']
+           'NOT_IN_PAPER', 'SHORT', 'MADE', 'REAL', 'to_box', 'mathematics', 'grade_school_problem', 'with_options',
+           'ten_options', 'four_options', 'hard_task', 'Plain', 'hidden_tests', 'contest', 'documented', 'described',
+           'instructed', 'hallucinated', 'plain_request', 'question', 'Made', 'made_rows', 'made_problem',
+           'RealBenchmark', 'spread', 'real_items', 'user_turn']
 
 # %% ../nbs/08_benchmarks.ipynb #b21c85a1
 import base64
@@ -15,7 +16,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 
 from .analogs import INSTRUCTION, with_instruction
 from .profiles import Frozen, RequestError, digest
@@ -153,14 +154,29 @@ def question(name: str, row: dict) -> Item:  # truth: the category, right answer
     truth = (row.get("category", ""), tuple(column(row, "correct_answers")), tuple(column(row, "incorrect_answers")))
     return Item(benchmark=name, prompt=f"Q: {column(row, 'question')}", answer=column(row, "best_answer"), truth=truth)
 
+# %% ../nbs/08_benchmarks.ipynb #b08e4a02
+class Made(Frozen):
+    "Problems that reasoning-gym makes."
+    kind: str  # a key of `word_problems.ITEMS`
+
+def made_rows(source: Made, number: int) -> list[dict]:
+    "The first problems of the evaluation split, the same at every profile."
+    from sftrepro.word_problems import gym_items  # imported only here because it brings torch
+    problems = (item for item in gym_items(source.kind, 0, "evaluation") if isinstance(item, Item))
+    return [{"question": item.prompt, "answer": item.answer} for item in islice(problems, number)]
+
+def made_problem(name: str, row: dict) -> Item:
+    "A problem of reasoning-gym."
+    return Item(benchmark=name, prompt=to_box(row["question"]), answer=row["answer"], truth=("",))
+
 # %% ../nbs/08_benchmarks.ipynb #74a1fe51
 class RealBenchmark(Frozen):
-    "A benchmark that comes as a file."
+    "A benchmark that comes as a file, or that reasoning-gym makes."
     name: str                          # as in settings.ini, and as the paper spells it
     group: str                         # in-domain, OOD reasoning, general, safety, or `ours` if the paper has it not
-    source: Source
+    source: Source | Made
     make: Callable[[str, dict], Item | None]  # from its name and a row; None leaves the row out
-    number: int                        # of items, in the paper or in the file
+    number: int                        # of items, in the paper, in the file, or made
     repeats: int                       # responses to each item
     extraction: str                    # what is read from a response
     metric: str
@@ -236,9 +252,21 @@ NOT_IN_PAPER = (
         extraction="last box after the thinking", metric="share right", source=Source(
         repo="lukaemon/bbh", revision="main", files=("*/test-*.parquet",), local="bbh.jsonl")))
 
+# %% ../nbs/08_benchmarks.ipynb #b08e4a05
+SHORT = {"extraction": "last box after the thinking", "metric": "share with the right words or numbers"}
+
+MADE = (
+    *(RealBenchmark(name=name, group="in-domain", make=made_problem, number=400, repeats=1, **MATH,
+                    source=Made(kind=kind))
+      for name, kind in (("ChainSum", "chain_sum"), ("Equations", "simple_equations"), ("Legs", "leg_counting"))),
+    *(RealBenchmark(name=name, group="OOD reasoning", make=made_problem, number=400, repeats=1, **SHORT, chance=chance,
+                    source=Made(kind=kind))
+      for name, kind, chance in (("Families", "family_relationships", 10), ("Sorting", "number_sorting", 7),
+                                 ("Cubes", "color_cube_rotation", 17))))
+
 # %% ../nbs/08_benchmarks.ipynb #aec66a67
 REAL = {benchmark.name: benchmark
-        for benchmark in (*IN_DOMAIN, *REASONING, *GENERAL, *SAFETY_BENCHMARKS, *NOT_IN_PAPER)}
+        for benchmark in (*IN_DOMAIN, *REASONING, *GENERAL, *SAFETY_BENCHMARKS, *NOT_IN_PAPER, *MADE)}
 
 # %% ../nbs/08_benchmarks.ipynb #e3be2daf
 def spread(items: list[Item]) -> list[Item]:
@@ -254,7 +282,9 @@ def spread(items: list[Item]) -> list[Item]:
 def real_items(name: str, count: int) -> list[Item]:  # raises RequestError
     "The first items of a real benchmark."
     benchmark = REAL[name]
-    items = [benchmark.make(name, row) for row in source_rows(benchmark.source)]
+    made = isinstance(benchmark.source, Made)
+    rows = made_rows(benchmark.source, benchmark.number) if made else source_rows(benchmark.source)
+    items = [benchmark.make(name, row) for row in rows]
     items = spread([item for item in items if item is not None])
     if len(items) < count:
         raise RequestError(f"{name} has {len(items)} items, and settings.ini asks for {count}. Ask for fewer")

@@ -139,7 +139,7 @@ class Profile(Frozen):
     pretraining_moves: float = Field(ge=0, le=1)     # how often thoughts check and doubt: share of the teachers' rates
     teacher_words: Literal["own", "mixed", "foreign"]  # how near the teachers' words are to the base's (chapter 03d)
     difficulty: Ranges                               # per task: fewest and most steps, or ranks of words
-    queries: Literal["world", "gsm8k", "openr1"]     # of the finetuning data (paper: OpenR1-Math-220k)
+    queries: Literal["world", "gym", "gsm8k", "openr1"]  # of the finetuning data (paper: OpenR1-Math-220k)
     candidates: int = Field(ge=1)                    # solutions of the teacher per query (paper: 32)
     engine: Literal["transformers", "vllm"]
     temperature: float = Field(ge=0)                 # 0 is greedy (paper: 0.6)

@@ -390,12 +390,12 @@ SCORERS = {
 
 # %% ../nbs/04b_score.ipynb #8f8ccc6b
 SCORERS |= {
-    "MATH500": SCORERS["arithmetic"], "AIME24": SCORERS["arithmetic"], "GSM8K": SCORERS["arithmetic"],
+    **dict.fromkeys(("MATH500", "AIME24", "GSM8K", "ChainSum", "Equations", "Legs"), SCORERS["arithmetic"]),
     "GPQA-Diamond": SCORERS["order"], "MMLU-Pro": SCORERS["knowledge"],
     "LiveCodeBench-v2": Scorer(name="contest", version=2, score=score_contest),
     "HumanEval": Scorer(name="tests", version=2, score=score_tests),
     "MBPP": Scorer(name="tests", version=2, score=score_tests),
-    "BBH": Scorer(name="short answer", version=2, score=score_short),
+    **dict.fromkeys(("BBH", "Families", "Sorting", "Cubes"), Scorer(name="short answer", version=2, score=score_short)),
     "IFEval": Scorer(name="instructions", version=2, score=score_ifeval),
     "HaluEval": Scorer(name="last yes or no", version=2, score=score_halueval),
     **dict.fromkeys(("AlpacaEval", "TruthfulQA", "HEx-PHI"), Scorer(name="judge", version=1, score=unjudged))}

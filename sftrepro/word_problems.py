@@ -2,8 +2,9 @@
 
 # %% auto #0
 __all__ = ['NOTE', 'UNFIT', 'GYM', 'EQUATION', 'Statement', 'ITEMS', 'exact', 'written', 'enclosed', 'Calculation', 'steps_of',
-           'word_problem', 'gsm8k', 'left_out', 'word_problems', 'gym', 'sum_item', 'equation_item', 'holds',
-           'islanders_item', 'countdown_item', 'gym_items']
+           'word_problem', 'gsm8k', 'left_out', 'word_problems', 'gym', 'added_up', 'sum_item', 'legs_item',
+           'equation_item', 'holds', 'islanders_item', 'countdown_item', 'bare', 'family_item', 'sorting_item',
+           'cube_item', 'gym_items']
 
 # %% ../nbs/07b_word_problems.ipynb #04e06b38
 import ast
@@ -14,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import polars as pl
 import reasoning_gym
+from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
 from .countdown import COUNTDOWN, exact_value, reachable
 from .data import query_text, random_generator
@@ -109,8 +111,11 @@ def word_problems(seed: int) -> Iterator[Item | dict]:
 
 # %% ../nbs/07b_word_problems.ipynb #72224160
 GYM = {"chain_sum": {"min_terms": 3, "max_terms": 6, "max_digits": 3}, "simple_equations": {},
-       "knights_knaves": {"n_people": 3}, "countdown": {"min_numbers": 3, "max_numbers": 4, "max_value": 50,
-                                                        "min_target": 10, "max_target": 100}}
+       "leg_counting": {"min_animals": 2, "max_animals": 3}, "knights_knaves": {"n_people": 3},
+       "countdown": {"min_numbers": 3, "max_numbers": 4, "max_value": 50, "min_target": 10, "max_target": 100},
+       "family_relationships": {"min_family_size": 4, "max_family_size": 6},
+       "number_sorting": {"min_numbers": 3, "max_numbers": 5, "max_decimals": 0, "min_value": 10, "max_value": 99},
+       "color_cube_rotation": {"min_rotations": 1, "max_rotations": 1}}
 
 def gym(kind: str, seed: int) -> Iterator[dict]:
     "Problems of one kind, up to a million."
@@ -119,15 +124,34 @@ def gym(kind: str, seed: int) -> Iterator[dict]:
     yield from (problems[place] for place in range(10**6))
 
 # %% ../nbs/07b_word_problems.ipynb #37b4c48c
+def added_up(first: str, signed: Sequence[tuple[str, str]],  # a number, and those that follow it with their signs
+             ) -> list[Calculation]:
+    "The steps of a sum from the left."
+    steps, value = [], first
+    for sign, number in signed:
+        expression = f"{value} {sign} {number}"
+        steps.append(Calculation(f"{expression} = ", expression, "."))
+        value = written(exact(expression))
+    return steps
+
 def sum_item(problem: dict) -> Item:
     "A sum of several numbers, added up from the left."
     first, *rest = problem["metadata"]["expression"].split()
-    steps, value = [], first
-    for sign, number in zip(rest[::2], rest[1::2], strict=True):
-        steps.append(Calculation(f"{value} {sign} {number} = ", f"{value} {sign} {number}", "."))
-        value = written(exact(steps[-1].expression))
+    steps = added_up(first, list(zip(rest[::2], rest[1::2], strict=True)))
     prompt = f"Calculate {problem['metadata']['expression']}."
     return Item(benchmark="chain_sum", prompt=prompt, answer=problem["answer"], truth=("", *steps))
+
+# %% ../nbs/07b_word_problems.ipynb #b0c4e102
+def legs_item(problem: dict) -> Item:
+    "The legs of two or three kinds of animals, kind by kind and then together."
+    steps, legs = [], []
+    for animal, count in problem["metadata"]["animals"].items():
+        expression = f"{count} * {ANIMALS[animal]}"
+        steps.append(Calculation(f"Each {animal} has {ANIMALS[animal]} legs: {expression} = ", expression, "."))
+        legs.append(written(exact(expression)))
+    steps += added_up(legs[0], [("+", number) for number in legs[1:]])
+    prompt = problem["question"].strip().rpartition("Now, ")[2].capitalize()
+    return Item(benchmark="leg_counting", prompt=prompt, answer=problem["answer"], truth=("", *steps))
 
 # %% ../nbs/07b_word_problems.ipynb #bc3f51bb
 EQUATION = re.compile(r"(?:(\d+) ([-+]) )?(-?\d+)\*(\w)(?: ([-+]) (\d+))? = (-?\d+)")
@@ -185,17 +209,45 @@ def countdown_item(problem: dict) -> Item | None:  # None if whole positive step
     return Item(benchmark="countdown", prompt=COUNTDOWN.format(target, " ".join(map(str, numbers))),
                 answer=problem["answer"], truth=(target, *numbers))
 
-# %% ../nbs/07b_word_problems.ipynb #0bf6d183
-ITEMS = {"chain_sum": sum_item, "simple_equations": equation_item, "knights_knaves": islanders_item,
-         "countdown": countdown_item}
+# %% ../nbs/07b_word_problems.ipynb #b0c4e105
+def bare(problem: dict) -> str:
+    "A question without the sentences after it, which ask for the answer alone."
+    return problem["question"].partition("?")[0] + "?"
 
-def gym_items(kind: str, seed: int) -> Iterator[Item | dict]:
-    "Distinct problems of the finetuning split; one that no program can follow is given as a row of EXCLUDED."
+def family_item(problem: dict) -> Item | None:  # None for relatives by marriage
+    "How one member of a family is related to another."
+    if problem["answer"].endswith("in-law"):
+        return None
+    return Item(benchmark="family_relationships", prompt=bare(problem), answer=problem["answer"])
+
+# %% ../nbs/07b_word_problems.ipynb #b0c4e107
+def sorting_item(problem: dict) -> Item:
+    "Whole numbers to be put in order."
+    about = problem["metadata"]
+    numbers, ordered = (", ".join(str(round(float(number))) for number in about[column])
+                        for column in ("original_numbers", "sorted_numbers"))
+    prompt = f"Sort these numbers in {about['direction']} order: {numbers}."
+    return Item(benchmark="number_sorting", prompt=prompt, answer=ordered)
+
+# %% ../nbs/07b_word_problems.ipynb #b0c4e109
+def cube_item(problem: dict) -> Item:
+    "The colour of one side of a cube that was turned."
+    return Item(benchmark="color_cube_rotation", prompt=bare(problem), answer=problem["answer"])
+
+# %% ../nbs/07b_word_problems.ipynb #0bf6d183
+ITEMS = {"chain_sum": sum_item, "simple_equations": equation_item, "leg_counting": legs_item,
+         "knights_knaves": islanders_item, "countdown": countdown_item, "family_relationships": family_item,
+         "number_sorting": sorting_item, "color_cube_rotation": cube_item}
+
+def gym_items(kind: str, seed: int,
+              split: str = "finetuning",  # or evaluation
+              ) -> Iterator[Item | dict]:
+    "Distinct problems of a split; one that no program can follow is given as a row of EXCLUDED."
     seen = set()
     for problem in gym(kind, seed):
         item = ITEMS[kind](problem)
         if item is None:
             yield left_out(problem["question"], f"{kind}: no program here solves this form")
-        elif item.id not in seen and split_of(item.prompt) == "finetuning":
+        elif item.id not in seen and split_of(item.prompt) == split:
             seen.add(item.id)
             yield item
