@@ -230,8 +230,10 @@ def sorting_item(problem: dict) -> Item:
     return Item(benchmark="number_sorting", prompt=prompt, answer=ordered)
 
 # %% ../nbs/07b_word_problems.ipynb #b0c4e109
-def cube_item(problem: dict) -> Item:
-    "The colour of one side of a cube that was turned."
+def cube_item(problem: dict) -> Item | None:  # None for a half turn, which can be made in two directions
+    "The colour of one side of a cube after a quarter turn."
+    if "bottom" in problem["metadata"]["rotations"]:
+        return None
     return Item(benchmark="color_cube_rotation", prompt=bare(problem), answer=problem["answer"])
 
 # %% ../nbs/07b_word_problems.ipynb #0bf6d183

@@ -124,7 +124,7 @@ def test_a_batch_that_does_not_fit_is_said_with_one_that_does() -> None:
     assert fits.note == "" and fits.memory < costs.USABLE_MEMORY * costs.hardware("H200").memory
 
 
-@pytest.mark.parametrize("profile", ["smoke", "micro", "small", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "micro", "pocket", "small", "paper"])
 @pytest.mark.parametrize("on", ["CPU core", "H100", "H200"])
 def test_every_job_of_every_profile_has_a_cost(profile: str, on: str) -> None:
     chosen = load_profile(profile)
@@ -136,7 +136,7 @@ def test_every_job_of_every_profile_has_a_cost(profile: str, on: str) -> None:
     assert costs.summary(list(counted.values()))[-1].startswith("together: ")
 
 
-@pytest.mark.parametrize("profile", ["smoke", "micro", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "micro", "pocket", "paper"])
 def test_no_job_asks_a_scheduler_for_less_memory_than_its_processes_take(profile: str) -> None:
     chosen, named = load_profile(profile), list(jobs(load_profile(profile)).values())
     on = costs.usual_hardware(chosen)

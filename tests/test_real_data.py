@@ -51,7 +51,7 @@ DATA = Path(os.environ.get("SFTREPRO_DATA") or "nowhere")
 needs_gsm8k = pytest.mark.skipif(not (DATA / "gsm8k_train.jsonl").exists(),
                                  reason="GSM8K is not here: SFTREPRO_DATA names no folder with gsm8k_train.jsonl")
 NAMES = ("Math-CoT", "Math-NoCoT", "NuminaMath", "DeepSeek-R1", "Countdown-CoT")
-KINDS = ("chain_sum", "simple_equations", "knights_knaves")
+KINDS = ("chain_sum", "simple_equations", "leg_counting", "knights_knaves")
 
 
 def made_up(number: int) -> dict[str, str]:
