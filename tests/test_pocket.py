@@ -169,12 +169,14 @@ def test_the_profile_asks_all_six_of_a_base_that_is_made_to_think_as_well() -> N
     groups = Counter(map(group_of, NAMES))
     assert groups == {"in-domain": 3, "OOD reasoning": 3}
     rows = questions("Families", POCKET)
-    assert len(rows) == POCKET.benchmarks["Families"].items and rows["prompt"].str.contains(INSTRUCTION, literal=True).all()
+    assert len(rows) == POCKET.benchmarks["Families"].items
+    assert rows["prompt"].str.contains(INSTRUCTION, literal=True).all()
 
 
 # Scores
 
-DRESSES = (r"\boxed{{{}}}", r"So the answer is $\boxed{{\text{{{}}}}}$.", r"\boxed{{ {} }}.", r"**Answer:** \boxed{{{}}}")
+DRESSES = (r"\boxed{{{}}}", r"So the answer is $\boxed{{\text{{{}}}}}$.", r"\boxed{{ {} }}.",
+           r"**Answer:** \boxed{{{}}}")
 
 
 @given(some.sampled_from(NAMES), some.integers(0, 199), some.sampled_from(DRESSES), some.booleans())
