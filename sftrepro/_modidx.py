@@ -289,6 +289,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.costs.lengths': ('costs.html#lengths', 'sftrepro/costs.py'),
                                 'sftrepro.costs.longest': ('costs.html#longest', 'sftrepro/costs.py'),
                                 'sftrepro.costs.model_judges': ('costs.html#model_judges', 'sftrepro/costs.py'),
+                                'sftrepro.costs.own_answers': ('costs.html#own_answers', 'sftrepro/costs.py'),
                                 'sftrepro.costs.parameters': ('costs.html#parameters', 'sftrepro/costs.py'),
                                 'sftrepro.costs.pretraining': ('costs.html#pretraining', 'sftrepro/costs.py'),
                                 'sftrepro.costs.scoring': ('costs.html#scoring', 'sftrepro/costs.py'),

@@ -6,7 +6,8 @@ __all__ = ['MICRO_VOCABULARY', 'PROCESS', 'USABLE_MEMORY', 'LONGEST_TRAINING', '
            'lengths', 'longest', 'Hardware', 'hardware', 'usual_hardware', 'Cost', 'duration', 'space', 'cost_words',
            'training_memory', 'fitting', 'training_gpus', 'too_large', 'training', 'concurrent_texts',
            'generation_gpus', 'generation_steps', 'generation', 'pretraining', 'fetching', 'tracing', 'data_memory',
-           'model_judges', 'scoring', 'evaluation_of', 'cost_of', 'summary', 'timed_trainings', 'timed_answers']
+           'own_answers', 'model_judges', 'scoring', 'evaluation_of', 'cost_of', 'summary', 'timed_trainings',
+           'timed_answers']
 
 # %% ../nbs/17_costs.ipynb #7b9b196d
 import math
@@ -143,8 +144,9 @@ def hardware(name: str) -> Hardware:  # raises RequestError
 
 # %% ../nbs/17_costs.ipynb #00121feb
 def usual_hardware(profile: Profile) -> Hardware:
-    "What a profile is meant for: a CPU core if it pretrains its own bases, the paper's GPU otherwise."
-    return hardware("H200" if any(base.repo for base in profile.bases) else "CPU core")
+    "What a profile is meant for: the paper's GPU if a base comes from the hub, a CPU core otherwise."
+    kinds = {base.kind for base in profile.bases}
+    return hardware("H200" if "hub" in kinds else "CPU core, real model" if "pip" in kinds else "CPU core")
 
 # %% ../nbs/17_costs.ipynb #7670cd46
 PROCESS = 1e9  # bytes of a process that has imported what the jobs import
@@ -326,6 +328,12 @@ def data_memory(data: str, profile: Profile) -> float:
     texts, rows = lengths(profile, data), next(spec.rows for spec in run_specs(profile) if spec.data == data)
     return PROCESS + TEXT * rows * (texts.prompt + texts.response)
 
+def own_answers(data: str, profile: Profile, on: Hardware) -> float:  # seconds; 0 where programs write the data
+    "The time in which a base answers the questions of its own data set, two for each row."
+    rows = next(spec.rows for spec in run_specs(profile) if spec.data == data)
+    asked = profile.model_copy(update={"benchmarks": {"own answers": BenchmarkSize(items=2 * rows, trials=1)}})
+    return sum(generation(base, data, 1, asked, on).seconds for base in profile.bases if f",base={base.name}" in data)
+
 def model_judges(profile: Profile) -> bool:
     "Do checkpoints judge, on a GPU, and not rules or a server?"
     kinds = {word.partition(":")[0] for words in profile.judges.values() for word in words if ":" in word}
@@ -364,7 +372,9 @@ def cost_of(job: Job, profile: Profile, on: Hardware) -> Cost:
             responses = sum(size.items * size.trials for size in profile.benchmarks.values()) * checkpoints
             return scoring(responses, profile, on)
         case "data":
-            return Cost(kind="data", seconds=SMALL["data"], memory=data_memory(job.spec["data"], profile))
+            data = job.spec["data"]
+            return Cost(kind="data", seconds=SMALL["data"] + own_answers(data, profile, on),
+                        memory=data_memory(data, profile))
         case "tokens":
             return tracing(*evaluation_of(job.key, profile)[:2], profile, on)
     return Cost(kind=job.kind, seconds=SMALL[job.kind])
