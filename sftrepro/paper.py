@@ -109,7 +109,8 @@ def published_here(profile: Profile,
     table = store.read_table(PUBLISHED_SCORES).filter(
         pl.col("benchmark").is_in(list(ours)), pl.col("model").is_in(list(bases)))
     runs = pl.Series([run_of(*row) for row in table.select("model", "data").iter_rows()], dtype=pl.String)
-    pace = {spec.paper_run: spec.steps / paper_runs()[spec.paper_run].steps for spec in run_specs(profile)}
+    specs = run_specs(profile, tuple(paper_runs()))  # without the controls
+    pace = {spec.paper_run: spec.steps / paper_runs()[spec.paper_run].steps for spec in specs}
     step = pl.col("step") * runs.replace_strict(pace, default=1.0, return_dtype=pl.Float64)
     here = table.select("source", "value", "confidence", run=runs, base=pl.col("model").replace(bases),
                         benchmark=pl.col("benchmark").replace(ours), step=step.round().cast(pl.Int64))
