@@ -146,7 +146,7 @@ def hardware(name: str) -> Hardware:  # raises RequestError
 def usual_hardware(profile: Profile) -> Hardware:
     "What a profile is meant for: the paper's GPU if a base comes from the hub, a CPU core otherwise."
     kinds = {base.kind for base in profile.bases}
-    return hardware("H200" if "hub" in kinds else "CPU core, real model" if "pip" in kinds else "CPU core")
+    return hardware("H200" if "hub" in kinds else "CPU core (real model)" if "pip" in kinds else "CPU core")
 
 # %% ../nbs/17_costs.ipynb #7670cd46
 PROCESS = 1e9  # bytes of a process that has imported what the jobs import

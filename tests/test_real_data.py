@@ -228,12 +228,8 @@ def test_neighbouring_seeds_ask_other_questions(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", GYM)
 def test_prompts_are_distinct_and_of_the_finetuning_split(kind: str) -> None:
-    found = (
-        items(kind, 200)
-        if kind != "countdown"
-        else [each for each in islice(gym_items(kind, 5), 200) if isinstance(each, Item)]
-    )
-    assert len({item.id for item in found}) == len(found) > 150
+    found = list(islice((each for each in gym_items(kind, 5) if isinstance(each, Item)), 160))
+    assert len({item.id for item in found}) == len(found) == 160
     assert {split_of(item.prompt) for item in found} == {"finetuning"}
 
 
