@@ -329,9 +329,9 @@ def data_memory(data: str, profile: Profile) -> float:
     return PROCESS + TEXT * rows * (texts.prompt + texts.response)
 
 def own_answers(data: str, profile: Profile, on: Hardware) -> float:  # seconds; 0 where programs write the data
-    "The time in which a base answers the questions of its own data set, two for each row."
+    "The time in which a base answers the questions of its own data set, three for each row."
     rows = next(spec.rows for spec in run_specs(profile) if spec.data == data)
-    asked = profile.model_copy(update={"benchmarks": {"own answers": BenchmarkSize(items=2 * rows, trials=1)}})
+    asked = profile.model_copy(update={"benchmarks": {"own answers": BenchmarkSize(items=3 * rows, trials=1)}})
     return sum(generation(base, data, 1, asked, on).seconds for base in profile.bases if f",base={base.name}" in data)
 
 def model_judges(profile: Profile) -> bool:

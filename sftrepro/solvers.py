@@ -306,7 +306,7 @@ def plain(request: DataRequest) -> list[DataRequest]:
             for teacher in (THINKERS if queries == "math" else (SEARCHER,))]
 
 # %% ../nbs/07c_solvers.ipynb #bae51cd1
-OWN_SPARE = 2.5  # questions asked per row needed, where the base answers them
+OWN_SPARE = 3  # questions asked per row needed, where the base answers them
 
 def make(request: DataRequest) -> MadeData:
     "Ask, verify, choose, list what is left out."
