@@ -170,7 +170,8 @@ def test_what_was_predicted_for_micro_is_what_it_took_within_a_factor_of_two(tim
 
 def test_what_the_tables_do_not_know_is_refused_by_name() -> None:
     with pytest.raises(
-        RequestError, match=r"^hardware 'abacus' is not in data/costs/hardware.csv. Known: H200, H100, CPU core, CPU core \(real model\)$"
+        RequestError, match=r"^hardware 'abacus' is not in data/costs/hardware.csv. Known: H200, H100, CPU core, "
+                            r"CPU core \(real model\)$"
     ):
         costs.hardware("abacus")
     with pytest.raises(
