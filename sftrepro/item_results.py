@@ -55,7 +55,7 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
     "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none
-    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # as a person reads it; null where both are one
+    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # as a person reads it; null: the same
     "grades": pa.Column(GRADES, nullable=True),  # the judges' grades of the response (chapter 10a)
     "scorer": pa.Column(str),
     "scorer_version": pa.Column(int),

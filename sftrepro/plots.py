@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['SERIES_COLOURS', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'ROWS', 'NAMES_SHOWN', 'KNOWN', 'OUR_KEY',
-           'PUBLISHED_KEY', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch', 'specification', 'panel',
-           'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'provenance', 'download', 'figure', 'show',
-           'together', 'legend_of', 'step_axis', 'styles', 'marks', 'with_intervals', 'line_layers', 'trajectory',
-           'intervals', 'points', 'bins', 'histogram', 'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
+           'PUBLISHED_KEY', 'BELOW', 'ABOVE', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch',
+           'specification', 'panel', 'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'provenance',
+           'download', 'figure', 'show', 'together', 'legend_of', 'step_axis', 'styles', 'marks', 'with_intervals',
+           'line_layers', 'trajectory', 'intervals', 'points', 'squares', 'conditions_map', 'bins', 'histogram',
+           'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
 
 # %% ../nbs/14_plots.ipynb #7070ad4d
 import base64
@@ -303,6 +304,40 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
               for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
     both = published is not None and len(published) and len(estimates)
     return Picture(tuple(panels), (OUR_KEY, PUBLISHED_KEY) if both else ())
+
+# %% ../nbs/14_plots.ipynb #c0371f01
+BELOW, ABOVE = Key("below the base", SERIES_COLOURS[1], "square"), Key("above the base", SERIES_COLOURS[2], "square")
+
+def squares(frame: pl.DataFrame) -> pl.DataFrame:  # of `together`
+    "What each square of a map shows: its side of the base, its strength, its number, and whether zero is excluded."
+    value = pl.col("value")
+    return frame.with_columns(
+        side=pl.when(value < 0).then(pl.lit(BELOW.label)).otherwise(pl.lit(ABOVE.label)), strength=value.abs(),
+        short=value.map_elements(lambda points: number(points, 0), return_dtype=pl.String),
+        clear=(pl.col("low") > 0) | (pl.col("high") < 0))
+
+# %% ../nbs/14_plots.ipynb #c0371f03
+def conditions_map(changes: pl.DataFrame,  # from the base in points: benchmark, series, step, value, low, high, ...
+                   titles: dict[str, str] | None = None,
+                   ) -> Picture:
+    "Changes from the base, one panel for each benchmark, a row for each series and a column for each step."
+    frame = squares(together(changes, None, 1))
+    order = frame["series"].unique(maintain_order=True).to_list()
+    x = alt.X("step:O", title="optimizer step", axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
+    y = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
+    colour = alt.Color("side:N", legend=None, scale=alt.Scale(
+        domain=[BELOW.label, ABOVE.label], range=[BELOW.colour, ABOVE.colour]))
+    strength = alt.Opacity("strength:Q", legend=None, scale=alt.Scale(
+        domain=[0, max(1, frame["strength"].max() or 1)], range=[0.04, 0.8]))
+    tooltip = [alt.Tooltip(f"{field}:N", title=title) for field, title in
+               {"series": "condition", "step": "step", "text": "points above the base", "note": "from"}.items()]
+    square = alt.Chart(ROWS).mark_rect().encode(x=x, y=y, color=colour, opacity=strength, tooltip=tooltip)
+    text = alt.Chart(ROWS).mark_text(fontSize=11).encode(
+        x=x, y=y, text="short:N", color=alt.condition("datum.clear", alt.value(TEXT), alt.value(MUTED)))
+    chart, height = specification(square, text), 60 + 26 * len(order)
+    panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), "points above the base", height)
+              for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
+    return Picture(tuple(panels), (ABOVE, BELOW))
 
 # %% ../nbs/14_plots.ipynb #4df37191
 def bins(values: pl.DataFrame,  # series, value (not negative); one row each
