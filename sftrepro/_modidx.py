@@ -770,6 +770,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.refusals.steps_told': ('refusals.html#steps_told', 'sftrepro/refusals.py'),
                                    'sftrepro.refusals.taken_back': ('refusals.html#taken_back', 'sftrepro/refusals.py')},
             'sftrepro.report': { 'sftrepro.report.base_names': ('report.html#base_names', 'sftrepro/report.py'),
+                                 'sftrepro.report.by_rate': ('report.html#by_rate', 'sftrepro/report.py'),
                                  'sftrepro.report.case_html': ('report.html#case_html', 'sftrepro/report.py'),
                                  'sftrepro.report.cases': ('report.html#cases', 'sftrepro/report.py'),
                                  'sftrepro.report.changes': ('report.html#changes', 'sftrepro/report.py'),

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['DIFFERS', 'KINDS', 'labels', 'runs_in', 'with_run_names', 'show_runs', 'show_paper', 'table_address', 'show_scores',
-           'show_lengths', 'dips', 'dip_row', 'signed', 'show_dips', 'changes', 'show_map', 'end_points',
+           'show_lengths', 'dips', 'dip_row', 'signed', 'show_dips', 'changes', 'show_map', 'by_rate', 'end_points',
            'published_ends', 'show_ends', 'show_parts', 'show_contrasts', 'show_by_size', 'show_properties', 'turned',
            'show_turned', 'first_of', 'cases', 'case_html', 'show_cases', 'show_verdict', 'ours_for', 'base_names',
            'versus', 'our_cells', 'show_versus']
@@ -32,7 +32,7 @@ from sftrepro.paper import (
 )
 from .plots import conditions_map, estimate, merged, number, points, provenance, show, table, trajectory
 from .profiles import Profile, paper_runs, run_specs
-from .robustness import robustness_table
+from .robustness import rate_variants, robustness_table
 from .stats import Pair, change, contrasts, estimates, excursion, furthest_step
 
 # %% ../nbs/14b_report.ipynb #b48e3be3
@@ -152,6 +152,17 @@ def show_map(results: pl.DataFrame,  # series that each begin with their base
          "Each checkpoint minus its base in percentage points; for forbidden requests, refusals. The 95% interval of a "
          "grey number, simultaneous over the checkpoints of a row, does not exclude zero.",
          provenance(results), differences, "map")
+
+# %% ../nbs/14b_report.ipynb #c0373f01
+def by_rate(results: pl.DataFrame, profile: Profile) -> pl.DataFrame:
+    "The runs of a profile and of its variants at other rates, slowest first; each series says its rate."
+    found = rate_variants(profile, runs_in(results), results["benchmark"].unique())
+    parts = sorted([(profile, results), *found], key=lambda part: part[0].learning_rate_factor)
+    renamed = []
+    for variant, rows in parts:
+        rates = {spec.paper_run: f"{spec.paper_run}, lr {spec.learning_rate:.1e}" for spec in run_specs(variant)}
+        renamed.append(rows.with_columns(pl.col("series").replace(rates)))
+    return pl.concat(renamed).sort(pl.col("series").str.split(",").list.first(), maintain_order=True)
 
 # %% ../nbs/14b_report.ipynb #87b9fc4d
 def end_points(results: pl.DataFrame) -> pl.DataFrame:
