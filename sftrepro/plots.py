@@ -29,7 +29,7 @@ def number(value: float | None,
            digits: int = 1,  # after the decimal point
            ) -> str:
     "A number as text: thousands apart, a real minus sign, `unknown` if there is none."
-    return "unknown" if value is None else f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return "unknown" if value is None else f"{value:z,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 # %% ../nbs/14_plots.ipynb #5686ff6a
 def estimate(value: float | None,
