@@ -40,7 +40,8 @@ def file_of(version: str, **claims: dict) -> dict:
 
 
 def test_the_difference_names_what_changed_and_whether_the_criterion_did(tmp_path: Path) -> None:
-    old = file_of("0.1.0", C1=claim("reproduced"), C2=claim("contradicted"), C3=claim("open", ""), C4=claim("reproduced"))
+    old = file_of("0.1.0", C1=claim("reproduced"), C2=claim("contradicted"), C3=claim("open", ""),
+                  C4=claim("reproduced"))
     new = file_of("0.2.0", C1=claim("reproduced"), C2=claim("reproduced"), C3=claim("reproduced", "2026-12-01", "b"),
                   C5=claim("open"))
     assert verdicts.difference(old, new).splitlines() == [
@@ -74,7 +75,8 @@ def test_the_verdicts_of_this_checkout_cover_the_ledger() -> None:
 
 # Releases
 
-CHANGELOG = "# Changelog\n\n## [Unreleased]\n\n- More\n\n## [0.2.0] - 2026-12-01\n\n### Added\n\n- A claim\n\n## [0.1.0]\n"
+CHANGELOG = ("# Changelog\n\n## [Unreleased]\n\n- More\n\n"
+             "## [0.2.0] - 2026-12-01\n\n### Added\n\n- A claim\n\n## [0.1.0]\n")
 
 
 @pytest.fixture

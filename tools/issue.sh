@@ -16,7 +16,8 @@ echo "The last run: ${RUN_URL:?}" > "$body"
 for report in "${@:2}"; do
     [[ -e $report ]] || continue
     # indented, so that nothing in a log is taken for Markdown; an issue holds 65,536 characters
-    printf '\n%s\n\n%s\n' "$(basename "$report")" "$(tail -n 150 "$report" | tail -c 25000 | sed 's/^/    /')" >> "$body"
+    printf '\n%s\n\n' "$(basename "$report")" >> "$body"
+    tail -n 150 "$report" | tail -c 25000 | sed 's/^/    /' >> "$body"
 done
 if [[ -n $number ]]; then
     gh issue edit "$number" --body-file "$body"

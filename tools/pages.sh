@@ -18,10 +18,14 @@ trap 'rm -rf "$work"' EXIT
 own() { git -C "$work/tree" -c user.name="GitHub Pages" -c user.email=pages@localhost "$@"; }
 
 list_versions() {
-    echo '<!doctype html><html lang="en"><meta charset="utf-8"><title>Versions of the book</title><h1>Versions</h1><ul>'
-    find "$work/tree/versions" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' 2> /dev/null | sort --version-sort --reverse \
-        | sed 's,.*,<li><a href="&/index.html">&</a>,'
-    echo '</ul></html>'
+    local names
+    names=$(find "$work/tree/versions" -mindepth 1 -maxdepth 1 -type d -printf '%f\n' | sort --version-sort --reverse)
+    {
+        echo '<!doctype html><html lang="en"><meta charset="utf-8"><title>Versions</title>'
+        echo '<h1>Versions of the book</h1><ul>'
+        sed 's,.*,<li><a href="&/index.html">&</a>,' <<< "$names"
+        echo '</ul></html>'
+    } > "$work/tree/versions/index.html"
 }
 
 publish() {
@@ -41,8 +45,7 @@ publish() {
         mkdir -p "$work/tree/$place"
         cp -r "$site/." "$work/tree/$place"
     fi
-    list_versions > "$work/versions.html"
-    [[ ! -d $work/tree/versions ]] || mv "$work/versions.html" "$work/tree/versions/index.html"
+    [[ ! -d $work/tree/versions ]] || list_versions
     touch "$work/tree/.nojekyll"  # else the forge leaves out folders such as _static
     own add --all --force
     own commit --quiet --message "Pages"
