@@ -163,10 +163,10 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
         ),
         (
             "sftrepro/sft.py",
-            'WHOLE = "whole.json"',
-            'WHOLE = "all.json"',
+            'COMPLETE_FILE = "whole.json"',
+            'COMPLETE_FILE = "all.json"',
             {"score/Nano_Math-CoT"},
-            "function sft.WHOLE changed",
+            "function sft.COMPLETE_FILE changed",
         ),
         (
             "sftrepro/item_results.py",
