@@ -365,9 +365,9 @@ def end(process: subprocess.Popen, below: list[int], how: int, line: str) -> Non
     "End a command; what it started must end as well."
     assert below
     os.kill(process.pid, how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert errors.strip() == line and process.returncode == (1 if line else -signal.SIGKILL)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 600
     while any(map(parent, map(str, below))) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(parent, map(str, below)))
