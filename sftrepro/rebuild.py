@@ -247,8 +247,13 @@ def silent_end(planned: list[Job], profile: Profile,
     if begun:
         return JobFailed(f"{begun[0]} exited without output; the kernel may have killed it for its memory. "
                          f"Its log: {store.display_path(log)}")
+<<<<<<< HEAD
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
     return JobFailed(f"Snakemake did not start: {lines[-1].strip().rstrip('.')}. Its log: {store.display_path(log)}")
+=======
+    lines = log.read_text().strip().splitlines() or ["no output"]
+    return JobFailed(f"Snakemake did not start: {lines[-1].strip(' .')}. Its log: {store.display_path(log)}")
+>>>>>>> origin/doors
 
 # %% ../nbs/18a_rebuild.ipynb #18ecea02
 def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:
@@ -324,11 +329,11 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -
     with ExitStack() as stack:
         for folder in {"book": [build_root()], "rebuild": [build_root(), store.store_root()]}[goal]:
             stack.enter_context(store.locked(folder / "locks" / name / "build.lock", f"another build of {name}"))
-        export_notebooks()
         flow = load_flow(profile)
         check_bases(flow)
         if goal == "book":
             require_results(flow, list(chapter_files()))
+        flow = load_flow(profile) if export_notebooks() else flow
         planned = plan(flow, goal)
         count = f"{len(planned)} of {len(flow.jobs)} jobs to run" if planned else "all is fresh"
         print(f"{name}: {count}", flush=True)
