@@ -134,8 +134,8 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
 def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: Repository) -> None:
     published.edit(
         "nbs/21_plain.ipynb",
-        "from sftrepro.score",
-        "import sys, tqdm; print('sftrepro.score' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.score",
+        "from sftrepro.answers",
+        "import sys, tqdm; print('sftrepro.answers' in sys.modules, *tqdm.tqdm('ab')); from sftrepro.answers",
     )
     published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
     line = refused(published, "book", *ONE, code=1)
@@ -151,23 +151,23 @@ def test_a_chapter_begins_with_the_library_imported_and_fails_alone(published: R
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
     published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
-    published.edit("sftrepro/score.py", "import random", "import randomly")
+    published.edit("sftrepro/answers.py", "import unicodedata", "import unicodedatum")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith(
-        "chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'randomly'"
+        "chapter/21_plain failed: nbs/21_plain.ipynb raised ModuleNotFoundError: No module named 'unicodedatum'"
     )
-    published.edit("sftrepro/score.py", "import randomly", "import random")
+    published.edit("sftrepro/answers.py", "import unicodedatum", "import unicodedata")
     assert "tiny: 2 of" in published.run("book", *ONE)[1]           # the chapter and the rendering
 
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
-    published.edit("sftrepro/sft.py", 'WHOLE = "whole.json"', 'WHOLE = "all.json"')
+    published.edit("sftrepro/sft.py", 'COMPLETE_FILE = "whole.json"', 'COMPLETE_FILE = "all.json"')
     profile_line = published.python(
         "from sftrepro import rebuild, workflow; from sftrepro.profiles import load_profile\n"
         "print(rebuild.stale_results(workflow.load_flow(load_profile('tiny'))))"
     )
     assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
-    assert profile_line.endswith("function sft.WHOLE changed). Make them again: make rebuild PROFILE=tiny\n")
+    assert profile_line.endswith("function sft.COMPLETE_FILE changed). Make them again: make rebuild PROFILE=tiny\n")
 
 
 def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
