@@ -507,6 +507,12 @@ def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
     reports = [f"Error in rule job:\n    message: {message}\n    jobid: 1\n    output: stamps/train/{name}\n"
                for message, name in zip(told, "abc", strict=True)]
     log.write_text("".join(reports))
+    killed = tmp_path / "4.log"
+    killed.write_text("slurmstepd-n1: error: StepId=4.0 exceeded memory limit (9 > 8), being killed\n"
+                      "slurmstepd-n1: error: Exceeded job memory limit\n")
+    with log.open("a") as file:
+        file.write("Error in rule job:\n    message: SLURM-job '4' failed.For further error details see\n"
+                   f"    output: stamps/train/d\n    log: {killed} (check log file(s) for error details)\n")
     slurm = processes.plan_folder(smoke) / ".snakemake/slurm_logs/rule_job/train_a/3.log"
     slurm.parent.mkdir(parents=True)
     slurm.write_text(f"Building DAG\n{json.dumps(own)}\nshutting down\n")
@@ -514,6 +520,8 @@ def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
         {"job": "train/a", "code": 1, "log": "snakemake",
          "line": "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown"},
         {"job": "train/b", "code": 1, "log": "snakemake", "line": "sbatch: error: no such node"},
+        {"job": "train/d", "code": 1, "log": "snakemake",
+         "line": "StepId=4.0 exceeded memory limit (9 > 8), being killed"},
         own]
 
 
