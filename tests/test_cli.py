@@ -261,11 +261,11 @@ def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
 
 
 def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
-    shutil.copy(ROOT / "nbs/03e_traces.ipynb", published.folder / "nbs/03e_traces.ipynb")
+    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
     published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
     out = published.run("status", *ONE)[1]
     assert "stale  sftrepro/world.py: its notebook changed and is not exported. Export it: nbdev-export" in out
-    assert "exported traces.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
+    assert "exported world.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
     assert "edited_by_hand" not in (published.folder / "sftrepro/world.py").read_text()
 
 
