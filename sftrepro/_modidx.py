@@ -739,6 +739,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'sftrepro.rebuild.lines_of': ('rebuild.html#lines_of', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.on_cluster': ('rebuild.html#on_cluster', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.percent': ('rebuild.html#percent', 'sftrepro/rebuild.py'),
+                                  'sftrepro.rebuild.read_log': ('rebuild.html#read_log', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.rebuild_failure': ('rebuild.html#rebuild_failure', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.resources': ('rebuild.html#resources', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.results_name': ('rebuild.html#results_name', 'sftrepro/rebuild.py'),

@@ -58,9 +58,9 @@ def render_chapter(notebook: Path, out: Path) -> Path:  # the page to open
 
 def as_in_book(stem: str, profile: Profile) -> Path:  # the page to open
     "Run a chapter with the book's parameters; its page replaces the one in the book."
-    require_results(load_flow(profile), [stem])
-    export_notebooks()
-    do(f"chapter/{stem}", load_flow(profile))
+    flow = load_flow(profile)
+    require_results(flow, [stem])
+    do(f"chapter/{stem}", load_flow(profile) if export_notebooks() else flow)
     return render_chapter(executed_file(profile, stem), build_root() / "runs" / stem / "page")
 
 # %% ../nbs/19_cli.ipynb #073910d0

@@ -367,7 +367,9 @@ def cost_of(job: Job, profile: Profile, on: Hardware) -> Cost:
             return Cost(kind="data", seconds=SMALL["data"], memory=data_memory(job.spec["data"], profile))
         case "tokens":
             return tracing(*evaluation_of(job.key, profile)[:2], profile, on)
-    return Cost(kind=job.kind, seconds=SMALL[job.kind])
+        case "chapter":
+            return Cost(kind="chapter", seconds=SMALL["chapter"], memory=3 * PROCESS)
+    return Cost(kind="book", seconds=SMALL["book"])
 
 # %% ../nbs/17_costs.ipynb #d4b7e118
 def summary(costs: list[Cost]) -> list[str]:

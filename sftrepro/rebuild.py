@@ -4,8 +4,8 @@
 __all__ = ['CHAPTERS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'DRY', 'gpus', 'thread_share', 'executor', 'on_cluster', 'snakemake_jobs',
            'resources', 'environment_of', 'write_plan', 'without_accounting', 'cluster_environment',
            'snakemake_command', 'percent', 'running_line', 'stop', 'lines_of', 'time_left', 'watch', 'rebuild_failure',
-           'cluster_failures', 'scheduler_message', 'silent_end', 'run_plan', 'stale_results', 'results_name',
-           'check_gpus', 'cost_line', 'dry_run', 'update', 'run_or_describe']
+           'cluster_failures', 'scheduler_message', 'read_log', 'silent_end', 'run_plan', 'stale_results',
+           'results_name', 'check_gpus', 'cost_line', 'dry_run', 'update', 'run_or_describe']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -220,20 +220,27 @@ def rebuild_failure(failures: list[dict], profile: Profile) -> Exception:
     log = store.display_path(log_file(profile, first.get("log", first["job"])))
     return JobFailed(f"{first['job']} failed: {first['line']}. Its log: {log}{more}")
 
-# %% ../nbs/18a_rebuild.ipynb #0c36e6e0
+# %% ../nbs/18a_rebuild.ipynb #666c0b41
 def cluster_failures(profile: Profile) -> list[dict]:
     "The failures of a rebuild on a cluster: as the jobs tell them, and as the scheduler does."
     logs = (plan_folder(profile) / ".snakemake/slurm_logs").rglob("*.log")
-    lines = [line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line for log in logs for line in read_log(log).splitlines()]
     reports = log_file(profile, "snakemake").read_text(encoding="utf-8").split("Error in rule job:")[1:]
     told = {re.search(r"output: stamps/(\S+)", report)[1]: scheduler_message(report) for report in reports}
     return [*({"job": job, "code": 1, "line": line, "log": "snakemake"} for job, line in told.items() if line),
             *(json.loads(line) for line in lines if line.startswith('{"job"'))]
 
 def scheduler_message(report: str) -> str:  # empty if there is none
-    "What the scheduler says in Snakemake's report of a failed job; of several lines the last, which is Slurm's own."
+    "What the scheduler says of a failed job: the first error in Slurm's log of it, or else Snakemake's report."
+    log = re.search(r"^ +log: (.+?) \(check", report, re.MULTILINE)
+    killed = re.search(r"^slurmstepd\S* error: (.+)", read_log(Path(log[1])), re.MULTILINE) if log else None
     message = re.search(r"message: (?!None)((?:.+\n)(?:sbatch: .+\n)*)", report)
-    return message[1].strip().splitlines()[-1].rstrip("'.") if message else ""
+    last = message[1].split("For further error details")[0].strip().splitlines()[-1] if message else ""
+    return killed[1] if killed else last.rstrip("'.")
+
+def read_log(log: Path) -> str:
+    "The text of a log; empty if there is none."
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
 # %% ../nbs/18a_rebuild.ipynb #00a4ecd7
 def silent_end(planned: list[Job], profile: Profile,
@@ -248,7 +255,7 @@ def silent_end(planned: list[Job], profile: Profile,
         return JobFailed(f"{begun[0]} exited without output; the kernel may have killed it for its memory. "
                          f"Its log: {store.display_path(log)}")
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-    return JobFailed(f"Snakemake did not start: {lines[-1].strip().rstrip('.')}. Its log: {store.display_path(log)}")
+    return JobFailed(f"Snakemake did not start: {lines[-1].strip(' .')}. Its log: {store.display_path(log)}")
 
 # %% ../nbs/18a_rebuild.ipynb #18ecea02
 def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:
@@ -324,11 +331,11 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -
     with ExitStack() as stack:
         for folder in {"book": [build_root()], "rebuild": [build_root(), store.store_root()]}[goal]:
             stack.enter_context(store.locked(folder / "locks" / name / "build.lock", f"another build of {name}"))
-        export_notebooks()
         flow = load_flow(profile)
         check_bases(flow)
         if goal == "book":
             require_results(flow, list(chapter_files()))
+        flow = load_flow(profile) if export_notebooks() else flow
         planned = plan(flow, goal)
         count = f"{len(planned)} of {len(flow.jobs)} jobs to run" if planned else "all is fresh"
         print(f"{name}: {count}", flush=True)

@@ -61,6 +61,11 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
                                                    "data/paper/runs.csv)"),
     (("run", "21", "-p", "rows", "1", *ONE), "chapter 21_plain has no parameter 'rows'. Parameters: none"),
     (("run",), "Missing argument 'chapter'. See: sftrepro --help"),
+    (("rebuild", "smoke"), "rebuild 'smoke': only options for Snakemake may follow, after `--`. Is it a profile? "
+                           "sftrepro rebuild --profile smoke"),
+    (("rebuild", "tiny", "--", "--dry-run"), "rebuild 'tiny': only options for Snakemake may follow, after `--`. Is it "
+                                             "a profile? sftrepro rebuild --profile tiny"),
+    (("rescore", *ONE), "profile tiny has no responses in the store. Make them: make rebuild PROFILE=tiny"),
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
     (("job", "train/none", *ONE), ""),
 ])
@@ -173,7 +178,7 @@ def test_nothing_in_the_current_folder_is_taken_for_a_library(published: Reposit
     for name in SHADOWS:
         (published.folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
     published.edit("nbs/21_plain.ipynb", "from sftrepro.answers", "import random, bisect; from sftrepro.answers")
-    for words in (("book", *ONE), ("run", "21", *ONE)):
+    for words in (("book", *ONE), ("run", "21", *ONE)):  # kernels copied from our process, and kernels of their own
         code, _, errors = published.run(*words, before=("env", f"PYTHONPATH={library}"))
         assert code == 0, errors
 
@@ -186,6 +191,57 @@ def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository
     )
     assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
     assert profile_line.endswith("function sft.COMPLETE_FILE changed). Make them again: make rebuild PROFILE=tiny\n")
+
+
+@pytest.mark.parametrize("words", [("run", "20", "-p", "runs", "['R99']", *ONE), ("run", "20", *ONE),
+                                   ("run", "20", "-p", "rows", "many", *ONE), ("book", *ONE), ("rebuild", "tiny")])
+def test_a_wrong_request_exports_nothing(published: Repository, words: tuple[str, ...]) -> None:
+    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
+    published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
+    (published.store / "tiny/results/Nano.parquet").unlink()
+    refused(published, *words)
+    assert "edited_by_hand" in (published.folder / "sftrepro/world.py").read_text()
+
+
+def test_a_copy_of_a_chapter_is_never_taken_for_it(published: Repository) -> None:
+    shutil.copy(published.folder / "nbs/21_plain.ipynb", published.folder / "nbs/21_plain-Copy1.ipynb")
+    for name in ("21", "21_plain", "plain"):
+        assert find(published, name) == "21_plain\n"
+    assert refused(published, "run", "21_plain-Copy1", *ONE).startswith(
+        "chapter '21_plain-Copy1' is not in _toc.yml. Chapters: 20_toy, 21_plain")
+
+
+def find(repository: Repository, name: str) -> str:
+    "The chapter that a name means there."
+    return repository.python(f"from sftrepro.chapters import find_chapter; print(find_chapter({name!r}))")
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="a read-only folder is made with bubblewrap")
+def test_a_read_only_checkout_with_a_store_and_a_build_folder_of_its_own_will_do(published: Repository) -> None:
+    place = str(published.folder)
+    published.python("from sftrepro.export import export_notebooks; export_notebooks()")
+    code, _, errors = published.run("book", *ONE, before=("bwrap", "--dev-bind", "/", "/", "--ro-bind", place, place))
+    assert code == 0, errors
+    assert (published.build / "site/tiny/nbs/21_plain.html").exists()
+
+
+@pytest.mark.parametrize("name", ["20_toy", "21_plain"])
+@pytest.mark.parametrize("words", [("book", *ONE), ("status", *ONE), ("run", "20", *ONE)])
+def test_a_broken_chapter_is_named_by_every_command(published: Repository, name: str, words: tuple[str, ...]) -> None:
+    (published.folder / f"nbs/{name}.ipynb").write_text("<<<<<<< HEAD\n")
+    assert refused(published, *words) == (
+        f"nbs/{name}.ipynb is not a notebook (Expecting value: line 1 column 1 (char 0)). "
+        f"Mend it, or restore it: git checkout nbs/{name}.ipynb")
+
+
+@pytest.mark.parametrize(("option", "said"), [
+    ("--nonsense", "unrecognized arguments: --nonsense"), ("--executor=none", "none"), ("--jobs=x", "must be integer")])
+def test_what_keeps_snakemake_from_starting_is_said_in_its_own_words(
+        published: Repository, option: str, said: str) -> None:
+    line = refused(published, "rebuild", *ONE, "--", option, code=1)
+    assert line.startswith("Snakemake did not start: ") and said in line and "memory" not in line, line
+    log = published.build / "logs/tiny/snakemake.log"
+    assert line.endswith(f"Its log: {log.resolve()}") and said in log.read_text(encoding="utf-8")
 
 
 def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
@@ -206,12 +262,12 @@ def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
 
 
 def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
-    shutil.copy(ROOT / "nbs/03d_traces.ipynb", published.folder / "nbs/03d_traces.ipynb")
-    published.edit("sftrepro/traces.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
+    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
+    published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
     out = published.run("status", *ONE)[1]
-    assert "stale  sftrepro/traces.py: its notebook changed and is not exported. Export it: nbdev-export" in out
-    assert "exported traces.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
-    assert "edited_by_hand" not in (published.folder / "sftrepro/traces.py").read_text()
+    assert "stale  sftrepro/world.py: its notebook changed and is not exported. Export it: nbdev-export" in out
+    assert "exported world.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
+    assert "edited_by_hand" not in (published.folder / "sftrepro/world.py").read_text()
 
 
 # Results made again
@@ -311,9 +367,9 @@ def end(process: subprocess.Popen, below: list[int], how: int, line: str) -> Non
     "End a command; what it started must end as well."
     assert below
     os.kill(process.pid, how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert errors.strip() == line and process.returncode == (1 if line else -signal.SIGKILL)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 600
     while any(map(parent, map(str, below))) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(parent, map(str, below)))
@@ -356,6 +412,15 @@ def test_a_process_whose_starter_is_gone_before_it_looks_does_nothing(published:
     before = published.files()
     assert published.run("book", *ONE, before=("env", f"SFTREPRO_PARENT={ended.pid}")) == (1, "", "")
     assert published.files() == before
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="process 1 is made with bubblewrap")
+@pytest.mark.parametrize("proc", [(), ("--proc", "/proc"), ("--tmpfs", "/proc")], ids=["of the host", "own", "none"])
+def test_make_may_be_process_1(proc: tuple[str, ...]) -> None:
+    box = ["bwrap", "--unshare-pid", "--as-pid-1", "--die-with-parent", "--dev-bind", "/", "/", *proc]
+    ended = subprocess.run([*box, "make", "--silent", "--old-file=setup", "book", "PROFILE=macro"], cwd=ROOT,
+                           capture_output=True, text=True)
+    assert ended.stderr.startswith("profile 'macro' is not in settings.ini"), ended.stderr
 
 
 @pytest.mark.skipif(
@@ -443,6 +508,12 @@ def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
     reports = [f"Error in rule job:\n    message: {message}\n    jobid: 1\n    output: stamps/train/{name}\n"
                for message, name in zip(told, "abc", strict=True)]
     log.write_text("".join(reports))
+    killed = tmp_path / "4.log"
+    killed.write_text("slurmstepd-n1: error: StepId=4.0 exceeded memory limit (9 > 8), being killed\n"
+                      "slurmstepd-n1: error: Exceeded job memory limit\n")
+    with log.open("a") as file:
+        file.write("Error in rule job:\n    message: SLURM-job '4' failed.For further error details see\n"
+                   f"    output: stamps/train/d\n    log: {killed} (check log file(s) for error details)\n")
     slurm = processes.plan_folder(smoke) / ".snakemake/slurm_logs/rule_job/train_a/3.log"
     slurm.parent.mkdir(parents=True)
     slurm.write_text(f"Building DAG\n{json.dumps(own)}\nshutting down\n")
@@ -450,6 +521,8 @@ def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
         {"job": "train/a", "code": 1, "log": "snakemake",
          "line": "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown"},
         {"job": "train/b", "code": 1, "log": "snakemake", "line": "sbatch: error: no such node"},
+        {"job": "train/d", "code": 1, "log": "snakemake",
+         "line": "StepId=4.0 exceeded memory limit (9 > 8), being killed"},
         own]
 
 
