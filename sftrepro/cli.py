@@ -67,7 +67,7 @@ def as_in_book(stem: str, profile: Profile) -> Path:  # the page to open
 def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # the page to open
     "Run a chapter with other parameters in a folder of its own."
     chapter = read_chapter(chapter_files()[stem])
-    values = checked_parameters(chapter, given)
+    values = checked_parameters(chapter, given, profile)
     values |= {"profile": profile.name} if "profile" in chapter.parameters else {}
     changed = chapter._replace(parameters=chapter.parameters | values)
     if results := results_needed(changed, profile):
@@ -163,10 +163,11 @@ def rebuild(profile: ProfileOption = "micro", hardware: HardwareOption = None, m
 
 # %% ../nbs/19_cli.ipynb #2d35528d
 @app.command(epilog=examples("sftrepro run 22", "sftrepro run dip --profile smoke",
-                             'sftrepro run 22 -p runs "[\'R25\']"'))
+                             "sftrepro run 22 -p runs R25",
+                             "sftrepro run 22 -p runs R25,R33 -p benchmarks order,program"))
 def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a part of it.")],
-        p: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="A parameter of the chapter.",
-                                                    show_default=False)] = None,
+        p: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", show_default=False, help=(
+            "A parameter of the chapter, once for each. A list is its words with commas: -p runs R25,R33."))] = None,
         profile: ProfileOption = "micro") -> None:
     "Run one chapter, with other parameters if you like, and render its page."
     stem, given = find_chapter(chapter), split_parameters(p or [])
