@@ -3,18 +3,20 @@
 # %% auto #0
 __all__ = ['ROOT', 'FOLDERS', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'CONTROLS', 'THINKING',
            'PAPER_GRID', 'VOCABULARY', 'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'repository',
-           'named_folders', 'RequestError', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize', 'parse_table',
-           'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'check_repository', 'explain',
-           'load_profile', 'variants', 'PaperRun', 'paper_runs', 'run_named', 'Optimizer', 'digest', 'RunSpec',
-           'scaled_data', 'batching', 'base_of', 'scaled', 'run_specs', 'checkpoint_steps']
+           'named_folders', 'RequestError', 'resembling', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize',
+           'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'check_repository',
+           'explain', 'load_profile', 'variants', 'PaperRun', 'paper_runs', 'run_named', 'Optimizer', 'digest',
+           'RunSpec', 'scaled_data', 'batching', 'base_of', 'scaled', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #3e173a82
 import configparser
 import csv
+import difflib
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,6 +42,12 @@ os.environ |= named_folders() | {"PYTHONUTF8": "1"}
 # %% ../nbs/01_profiles.ipynb #8a395b52
 class RequestError(ValueError):
     "A request that cannot be met; the message names the thing, its value and the way out."
+
+# %% ../nbs/01_profiles.ipynb #3e282133
+def resembling(word: str, known: Iterable[str]) -> str:  # empty if nothing resembles it
+    "What a misspelt name may mean, to end a refusal with."
+    close = difflib.get_close_matches(word, list(known))
+    return f". Did you mean {' or '.join(close)}?" if close else ""
 
 # %% ../nbs/01_profiles.ipynb #802e8bbd
 class Frozen(BaseModel):
