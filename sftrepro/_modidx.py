@@ -669,6 +669,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.base_of': ('profiles.html#base_of', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.batching': ('profiles.html#batching', 'sftrepro/profiles.py'),
+                                   'sftrepro.profiles.changed': ('profiles.html#changed', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.check_repository': ('profiles.html#check_repository', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.checkpoint_steps': ('profiles.html#checkpoint_steps', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.digest': ('profiles.html#digest', 'sftrepro/profiles.py'),

@@ -236,7 +236,8 @@ def test_a_chapter_without_its_results_names_the_command_that_makes_them_and_its
     before = published.files()
     line = refused(published, "run", "toy", "-p", "rows", "1", *ONE)
     assert re.fullmatch(r"chapter 20_toy needs 1 results that are not there \(first: Nano\). Make them first, which "
-                        r"takes about .+ on \d+ cores and .+ of disk: sftrepro run toy -p rows 1 --profile tiny --make", line)
+                        r"takes about .+ on \d+ cores and .+ of disk: "
+                        r"sftrepro run toy -p rows 1 --profile tiny --make", line)
     assert published.files() == before
 
 
