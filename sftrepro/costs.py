@@ -29,6 +29,7 @@ from sftrepro.profiles import (
     Profile,
     RequestError,
     RunSpec,
+    changed,
     checkpoint_steps,
     run_specs,
 )
@@ -408,7 +409,7 @@ def timed_answers(profile: Profile) -> list[dict]:
         spec = next(spec for spec in profile.bases if spec.name == base)
         sizes = {name: BenchmarkSize(items=part["item_id"].n_unique(), trials=part["trial"].n_unique())
                  for (name,), part in table.group_by("benchmark")}
-        as_asked = profile.model_copy(update={"benchmarks": sizes})
+        as_asked = changed(profile, benchmarks=sizes)
         rows.append({"what": f"answers {base} {data} seed {table['seed'][0]}",
                      "predicted": generation(spec, data, checkpoints, as_asked, on).seconds,
                      "took": table["seconds"].sum() + checkpoints * on.start_seconds})

@@ -5,7 +5,7 @@ __all__ = ['CHAPTERS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'DRY', 'gpus', 'thread_s
            'resources', 'environment_of', 'write_plan', 'without_accounting', 'cluster_environment',
            'snakemake_command', 'percent', 'running_line', 'stop', 'lines_of', 'time_left', 'watch', 'rebuild_failure',
            'cluster_failures', 'scheduler_message', 'read_log', 'silent_end', 'run_plan', 'stale_results',
-           'results_name', 'check_gpus', 'cost_line', 'dry_run', 'update', 'run_or_describe']
+           'results_name', 'check_gpus', 'cost_in_short', 'cost_line', 'dry_run', 'update', 'run_or_describe']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from sftrepro.workflow import (
     require_results,
     results_reasons,
     site_folder,
+    with_needs,
 )
 
 # %% ../nbs/18a_rebuild.ipynb #b4575420
@@ -302,13 +303,16 @@ def check_gpus(planned: list[Job], profile: Profile, on: Hardware) -> None:  # r
                                '--executor slurm --jobs 20. Without: add --hardware "CPU core"')
 
 # %% ../nbs/18a_rebuild.ipynb #7f04455b
-def cost_line(planned: list[Job], profile: Profile, on: Hardware) -> str:
-    "What the jobs of a plan will take, in one line."
+def cost_in_short(planned: list[Job], profile: Profile, on: Hardware) -> str:
+    "What the jobs of a plan will take."
     costs = [cost_of(job, profile, on) for job in planned]
     gpu, core = sum(cost.gpu_hours for cost in costs), sum(cost.seconds for cost in costs if not cost.gpus)
-    parts = [f"{gpu:,.0f} GPU-hours ({on.name})"] if gpu else [f"{duration(core / cores())} on {cores()} cores"]
-    disk = space(sum(cost.disk for cost in costs))
-    return f"about {parts[0]} and {disk} of disk. Each job: sftrepro plan --profile {profile.name}"
+    time = f"{gpu:,.0f} GPU-hours ({on.name})" if gpu else f"{duration(core / cores())} on {cores()} cores"
+    return f"about {time} and {space(sum(cost.disk for cost in costs))} of disk"
+
+def cost_line(planned: list[Job], profile: Profile, on: Hardware) -> str:
+    "The same, and where to read more."
+    return f"{cost_in_short(planned, profile, on)}. Each job: sftrepro plan --profile {profile.name}"
 
 # %% ../nbs/18a_rebuild.ipynb #d34182ee
 DRY = {"-n", "--dry-run", "--dryrun"}
@@ -324,7 +328,9 @@ def dry_run(planned: list[Job], profile: Profile, on: Hardware, more: list[str])
         raise RequestError(f"Snakemake: {(ended.stderr.strip().splitlines() or ['no output'])[-1]}")
 
 # %% ../nbs/18a_rebuild.ipynb #15b7ddc8
-def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -> None:
+def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None,
+           only: Collection[str] = (),  # jobs to make, with what they need; none for all
+           ) -> None:
     "Bring the book, or the book and all that it is made from, up to date."
     profile = load_profile(name)
     on = on or usual_hardware(profile)
@@ -336,14 +342,15 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -
         if goal == "book":
             require_results(flow, list(chapter_files()))
         flow = load_flow(profile) if export_notebooks() else flow
-        planned = plan(flow, goal)
-        count = f"{len(planned)} of {len(flow.jobs)} jobs to run" if planned else "all is fresh"
+        planned = plan(flow, goal, only)
+        total = len(with_needs(only, flow.jobs)) if only else len(flow.jobs)
+        count = f"{len(planned)} of {total} jobs to run" if planned else "all is fresh"
         print(f"{name}: {count}", flush=True)
         if planned:
             run_or_describe([flow.jobs[job] for job in planned], profile, on, more)
     if line := stale_results(flow) if goal == "book" else None:
         print(line)
-    if not DRY & set(more):
+    if not only and not DRY & set(more):
         print(f"Open {site_folder(profile) / 'index.html'}")
 
 def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:

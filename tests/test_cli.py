@@ -3,6 +3,7 @@ behind."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,12 +54,16 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
     (("run", "99", *ONE), "chapter '99' is not in nbs. Chapters: 20_toy, 21_plain"),
     (("run", "20", "-p", "seed", "1", *ONE), "chapter 20_toy has no parameter 'seed'. Parameters: profile, runs, rows"),
     (("run", "20", "-p", "rows", "many", *ONE), "chapter 20_toy parameter rows: 'many' is not of type int. Example: "
-                                                "-p rows \"3\""),
+                                                "-p rows 3"),
     (("run", "20", "-p", "profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, "
                                               "micro-seeds, micro-greedy, micro-third, micro-triple, small, paper, "
                                               "tiny"),
-    (("run", "20", "-p", "runs", "['R99']", *ONE), "run 'R99' is not one of the paper's (R01 to R33, "
-                                                   "data/paper/runs.csv)"),
+    (("run", "20", "-p", "runs", "['R99']", *ONE), "chapter 20_toy parameter runs: run 'R99' is not one of the paper's "
+                                                   "(R01 to R33, data/paper/runs.csv), nor a control of one (R25-null, "
+                                                   "R25-ceiling, R25-shuffled). Example: -p runs R25,R25-null"),
+    (("run", "20", "-p", "runs", "R25,R33", *ONE), "chapter 20_toy parameter runs: run 'R33' is not made at profile "
+                                                   "tiny. Its runs: R25, R25-null, R25-ceiling, R25-shuffled. "
+                                                   "Example: -p runs R25,R25-null"),
     (("run", "21", "-p", "rows", "1", *ONE), "chapter 21_plain has no parameter 'rows'. Parameters: none"),
     (("run",), "Missing argument 'chapter'. See: sftrepro --help"),
     (("rebuild", "smoke"), "rebuild 'smoke': only options for Snakemake may follow, after `--`. Is it a profile? "
@@ -66,6 +71,8 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
     (("rebuild", "tiny", "--", "--dry-run"), "rebuild 'tiny': only options for Snakemake may follow, after `--`. Is it "
                                              "a profile? sftrepro rebuild --profile tiny"),
     (("rescore", *ONE), "profile tiny has no responses in the store. Make them: make rebuild PROFILE=tiny"),
+    (("rebuild", "--only", "r25", *ONE), "'r25' is neither a chapter nor a run that profile tiny makes. Did you mean "
+                                         "R25?"),
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
     (("job", "train/none", *ONE), ""),
 ])
@@ -268,6 +275,85 @@ def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repos
     assert "stale  sftrepro/world.py: its notebook changed and is not exported. Export it: nbdev-export" in out
     assert "exported world.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
     assert "edited_by_hand" not in (published.folder / "sftrepro/world.py").read_text()
+
+
+# Only what is asked for
+
+@pytest.fixture
+def trained(finished: Repository, tmp_path: Path) -> Repository:
+    "A copy of the repository with everything made, whose published results of one base have been lost."
+    copy = finished.copied(tmp_path / "trained")
+    (copy.store / "tiny/results/Nano.parquet").unlink()
+    return copy
+
+
+def test_a_chapter_without_its_results_names_the_command_that_makes_them_and_its_price(published: Repository) -> None:
+    (published.store / "tiny/results/Nano.parquet").unlink()
+    before = published.files()
+    line = refused(published, "run", "toy", "-p", "rows", "1", *ONE)
+    assert re.fullmatch(r"chapter 20_toy needs 1 results that are not there \(first: Nano\). Make them first, which "
+                        r"takes about .+ on \d+ cores and .+ of disk: "
+                        r"sftrepro run toy -p rows 1 --profile tiny --make", line)
+    assert published.files() == before
+
+
+@pytest.mark.minutes
+def test_a_chapter_makes_what_it_lacks_and_says_first_what_that_costs(trained: Repository) -> None:
+    code, out, errors = trained.run("run", "toy", *ONE, "--make")
+    assert code == 0, errors
+    lines = [line for line in out.splitlines() if "jobs done" not in line]
+    assert lines[0] == "tiny: 1 of 3 jobs to run" and lines[1].startswith("tiny: about ") and "of disk" in lines[1]
+    page = Path(lines[-1].removeprefix("Open "))
+    assert page.is_file() and "A toy chapter" in page.read_text(encoding="utf-8")
+    assert (trained.store / "tiny/results/Nano.parquet").exists()
+    assert trained.run("run", "toy", *ONE, "--make")[1].splitlines()[-1] == f"Open {page}"
+
+
+def planned_for(repository: Repository, *names: str) -> list[str]:
+    "The jobs that a rebuild of some names plans in the tiny profile, without digests."
+    words = repository.python(f"""
+from sftrepro import workflow
+from sftrepro.profiles import load_profile
+flow = workflow.load_flow(load_profile("tiny"))
+only = [job for name in {names} for job in workflow.jobs_named(name, flow.jobs, flow.profile)]
+print(*(name.split("_lr")[0] for name in workflow.plan(flow, "rebuild", only)))""")
+    return words.split()
+
+
+def test_a_rebuild_of_one_run_or_chapter_plans_what_that_needs_and_no_more(repository: Repository) -> None:
+    of_run = ["pretrain/Nano", "generate/Nano", "score/Nano", "data/Math-CoT-seed1", "train/Nano_Math-CoT",
+              "generate/Nano_Math-CoT", "score/Nano_Math-CoT"]
+    traced = ["tokens/Nano_Math-CoT"]
+    assert planned_for(repository, "R25") == of_run + traced
+    assert planned_for(repository, "toy") == [*of_run, "chapter/20_toy"]
+    assert planned_for(repository, "21", "R25") == [*of_run, *traced, "chapter/21_plain"]
+    assert "chapter/20_toy" not in planned_for(repository, "R25-null")
+
+
+@pytest.mark.minutes
+def test_a_rebuild_of_one_chapter_leaves_the_other_and_the_book_alone(trained: Repository) -> None:
+    code, out, errors = trained.run("rebuild", "--only", "toy", *ONE)
+    assert code == 0, errors
+    assert "tiny: 2 of 8 jobs to run" in out and "tiny: about " in out
+    assert Path(out.splitlines()[-1].removeprefix("Open ")).is_file()
+    assert [path.name for path in (trained.build / "executed/tiny").glob("*.ipynb")] == ["20_toy.ipynb"]
+    assert not (trained.build / "site").exists()
+
+
+def test_status_counts_and_shows_only_what_is_stale_and_speaks_to_programs(published: Repository) -> None:
+    published.edit("sftrepro/sft.py", 'COMPLETE_FILE = "whole.json"', 'COMPLETE_FILE = "all.json"')
+    code, out, errors = published.run("status", "--stale", *ONE)
+    assert code == 0, errors
+    *lines, last = out.splitlines()
+    assert lines and all(line.startswith("stale  ") for line in lines)
+    told = json.loads(published.run("status", "--json", *ONE)[1])
+    assert told.keys() == {"profile", "counts", "items"} and told["profile"] == "tiny"
+    assert all(item.keys() == {"name", "kind", "fresh", "reasons"} for item in told["items"])
+    assert last == "; ".join(f"{kind}: {number['fresh']} fresh, {number['stale']} stale"
+                             for kind, number in told["counts"].items())
+    stale = [item for item in told["items"] if not item["fresh"]]
+    assert [f"stale  {item['name']}" for item in stale] == [line.split(":")[0] for line in lines]
+    assert sum(number["stale"] for number in told["counts"].values()) == len(stale) < len(told["items"])
 
 
 # Results made again
