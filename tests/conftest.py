@@ -92,6 +92,7 @@ class Repository:
             "tiny",
             bases=NANO,
             runs="R25",
+            controls="",
             seeds="1",
             row_divisor="640",
             pretraining_tokens="40000",

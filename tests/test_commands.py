@@ -115,8 +115,8 @@ def test_a_printed_command_is_understood(place: str, line: str) -> None:
 
 def test_commands_are_found_wherever_they_stand() -> None:
     found = {(place, shlex.join(shlex.split(line, comments=True))) for place, line in COMMANDS}
-    assert {("README.md", "make book"), ("README.md", "sftrepro run 22 --profile smoke"),
-            ("index.md", "make rebuild PROFILE=micro"), ("22_dip_and_recovery.ipynb", "make rebuild PROFILE=smoke"),
+    assert {("README.md", "make book"), ("README.md", "sftrepro run 22 --profile smoke --make"),
+            ("index.md", "make rebuild PROFILE=micro"), ("25_overfitting.ipynb", "make rebuild PROFILE=micro-third"),
             ("18a_rebuild.ipynb", "sftrepro rebuild --profile paper -- --executor slurm --jobs 20"),
             ("help of run", "sftrepro run 22 -p runs R25"),
             ("help of verify", "sftrepro results verify --runs 0")} <= found

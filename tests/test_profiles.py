@@ -32,7 +32,7 @@ def test_a_variant_differs_only_in_what_it_says() -> None:
 
 def test_variants_share_nothing_but_the_bases() -> None:
     profiles = [load_profile("micro"), *variants(load_profile("micro"))]
-    assert len({profile.results_dir for profile in profiles}) == len(profiles) == 5
+    assert len({profile.results_dir for profile in profiles}) == len(profiles)
     assert len({profile.bases_dir for profile in profiles}) == 1
 
 
