@@ -238,7 +238,7 @@ def made_again(profile: Profile,
     return item_results(responses, benchmark, model_columns(profile, run_id), profile)
 
 # %% ../nbs/10_evaluate.ipynb #772ae38a
-COMPARED_COLUMNS = ["prompt_digest", "response", "tokens", "truncated", "looped", "reconsiders", "weighs",
+COMPARED_COLUMNS = ["response", "tokens", "truncated", "looped", "reconsiders", "weighs",
                     *VERDICT_COLUMNS, "grades"]  # columns that a model or a scorer decides
 
 def changed_rows(then: pl.DataFrame,  # published item results; few of them have a response
