@@ -400,11 +400,13 @@ def timed_trainings(profile: Profile) -> list[dict]:
 
 # %% ../nbs/17_costs.ipynb #385fb795
 def timed_answers(profile: Profile) -> list[dict]:
-    "The published answers of the profile, with predicted and measured seconds."
+    "The published answers that a CPU gave, with predicted and measured seconds."
     rows, on = [], hardware("CPU core")
     for file in sorted(store.locate(profile.results_dir).glob("*.parquet")):
         item_results.verified_results(profile, [file.stem])
         table = store.read_table(file)
+        if table["device"][0] != "CPU":
+            continue
         base, data, checkpoints = table["base"][0], table["data"][0], table["step"].n_unique()
         spec = next(spec for spec in profile.bases if spec.name == base)
         sizes = {name: BenchmarkSize(items=part["item_id"].n_unique(), trials=part["trial"].n_unique())

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .analogs import BENCHMARKS, draw
 from .bases import prompt_text
 from .benchmarks import REAL, real_items, user_turn
-from .generate import Sampling, engine_version, file_stamp, generate, tokenizer_at
+from .generate import Sampling, device_name, engine_version, file_stamp, generate, tokenizer_at
 from .item_results import GRADES, ITEM_RESULTS
 from .profiles import THINKING, Profile, RequestError, digest, run_specs
 from .score import scorer_of
@@ -88,7 +88,8 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
     return pl.concat([questions, responses], how="horizontal").with_columns(
         text=opened + pl.col("text"),
         engine=pl.lit(profile.engine), engine_version=pl.lit(engine_version(profile.engine)),
-        temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
+        device=pl.lit(device_name()), temperature=sampling.temperature, top_p=sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens)
 
 # %% ../nbs/10_evaluate.ipynb #fff455ae
 SLICE = 2**16 + 2**14  # tokens that the responses of a slice may have together

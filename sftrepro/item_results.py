@@ -61,6 +61,7 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "scorer_version": pa.Column(int),
     "engine": pa.Column(str),
     "engine_version": pa.Column(str),
+    "device": pa.Column(str),                # the GPU that generated, or CPU
     "temperature": pa.Column(float, pa.Check.ge(0)),
     "top_p": pa.Column(float, pa.Check.in_range(0, 1)),
     "max_new_tokens": pa.Column(int, pa.Check.ge(1)),
@@ -226,7 +227,7 @@ def record(profile: Profile, run_id: str) -> dict[str, str | int]:
     scorers = sorted(f"{name} {number}" for name, number in rows.select("scorer", "scorer_version").unique().rows())
     engine = " ".join(rows.select("engine", "engine_version").row(0))
     return {"run": run_id, "data": rows["data"][0], "seed": rows["seed"][0], "checkpoints": rows["step"].n_unique(),
-            "responses": len(rows), "engine": engine, "scorers": ", ".join(scorers),
+            "responses": len(rows), "engine": engine, "device": rows["device"][0], "scorers": ", ".join(scorers),
             "generated in (s)": round(rows["seconds"].sum()), "sha256": manifest.files[path.name].sha256[:12],
             "made": manifest.made["at"], "commit": manifest.made["commit"]}
 

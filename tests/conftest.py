@@ -169,7 +169,7 @@ for job in flow.jobs.values():
                    benchmark="order", item_id="1", trial=0, prompt_digest="d", tokens=3, truncated=False,
                    looped=False, reconsiders=False, weighs=False, parsed=True, answer="B", score=1.0, lenient=None,
                    grades=None, scorer="choice", scorer_version=1, engine="transformers", engine_version="5",
-                   temperature=0.6, top_p=0.95, max_new_tokens=16, sampling_seed=1, seconds=0.1)
+                   device="CPU", temperature=0.6, top_p=0.95, max_new_tokens=16, sampling_seed=1, seconds=0.1)
         item_results.publish_results(flow.profile, job.key, pl.DataFrame([row]), flow.inputs[job.name])
 """
 

@@ -229,6 +229,7 @@ def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -
                 seconds=0.1,
                 engine=pl.lit("none"),
                 engine_version=pl.lit("0"),
+                device=pl.lit("CPU"),
                 temperature=0.6,
                 top_p=0.95,
                 max_new_tokens=96,

@@ -44,6 +44,7 @@ ROW = {
     "scorer_version": 1,
     "engine": "transformers",
     "engine_version": "5",
+    "device": "CPU",
     "temperature": 0.6,
     "top_p": 0.95,
     "max_new_tokens": 16,
