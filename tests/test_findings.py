@@ -49,6 +49,7 @@ def moves(run: str, benchmarks: str, step: int | None = None) -> list[float]:
 
 
 REFUSED = pl.col("answer") == "1"
+DEVICES = pl.read_csv(ROOT / "data/benchmarks/devices.csv")
 REASONING = "arithmetic competition program order knowledge"
 
 
@@ -230,6 +231,20 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "30_safety",
         "after the same solutions without the traces it refuses them all",
         lambda: at("R18", "forbidden", value=REFUSED) == 100,
+    ),
+    (
+        "22_dip_and_recovery",
+        "The harder competition questions fall from 16% to 8% and stay there",
+        lambda: near((base("R25", "competition"), 16), (at("R25", "competition"), 8)),
+    ),
+    (
+        "91_provenance",
+        "no score differs by more than one point",
+        lambda: (
+            DEVICES.select((pl.col("cpu") - pl.col("gpu")).abs().max()).item() <= 1
+            and DEVICES["responses"].sum() == 6300
+            and DEVICES["differ"].sum() < 0.05 * 6300
+        ),
     ),
     (
         "index",
