@@ -75,7 +75,7 @@ def compare_sample(run_id: str, flow: Flow,
     from sftrepro import evaluate, judges
     models, rows = checkpoints(flow.jobs[f"generate/{run_id}"], flow), []
     store.verify(source_of(run_id, flow).output)
-    sample = evaluate.draw_sample(flow.profile, list(models), items, f"{seed} {run_id}")
+    sample = evaluate.draw_sample(flow.profile, run_id, list(models), items, f"{seed} {run_id}")
     for step, benchmark, part in progress(sample, run_id):
         rows.append(evaluate.made_again(flow.profile, run_id, models[step], step, benchmark, part))
     with tempfile.TemporaryDirectory() as folder:

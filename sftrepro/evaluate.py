@@ -217,13 +217,15 @@ def stored_evaluations(profile: Profile) -> list[Path]:
 
 # %% ../nbs/10_evaluate.ipynb #6b2a91bf
 def draw_sample(profile: Profile,
+                run_id: str,           # of a finetuning run, or a base's name
                 steps: Sequence[int],  # of the checkpoints to draw from
                 items: int,            # responses; whole slices are drawn until they hold as many
                 seed: str,
                 ) -> list[tuple[int, str, pl.DataFrame]]:  # step, benchmark, rows of `questions`
     "A random sample of the questions that a run or a base was asked."
-    parts = [(step, benchmark, part) for benchmark in profile.benchmarks for step in steps
-             for part in slices(questions(benchmark, profile), sampling_of(benchmark, profile).max_new_tokens)]
+    opened = OPENED if run_id.endswith(THINKING) else ""
+    parts = [(step, benchmark, part) for benchmark in benchmarks_of(profile, run_id) for step in steps
+             for part in slices(questions(benchmark, profile, opened), sampling_of(benchmark, profile).max_new_tokens)]
     Random(seed).shuffle(parts)
     drawn_before = accumulate((len(rows) for _, _, rows in parts), initial=0)
     return [part for part, drawn in zip(parts, drawn_before, strict=False) if drawn < items]

@@ -69,7 +69,9 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
                            "sftrepro rebuild --profile smoke"),
     (("rebuild", "tiny", "--", "--dry-run"), "rebuild 'tiny': only options for Snakemake may follow, after `--`. Is it "
                                              "a profile? sftrepro rebuild --profile tiny"),
-    (("rescore", *ONE), "profile tiny has no responses in the store. Make them: make rebuild PROFILE=tiny"),
+    (("rescore", *ONE), "profile tiny has no responses in the store; they are not committed, only their verdicts are. "
+                            "Make those of a run, its base and training included: sftrepro rebuild --only R25 --profile "
+                            "tiny"),
     (("rebuild", "--only", "r25", *ONE), "'r25' is neither a chapter nor a run that profile tiny makes. Did you mean "
                                          "R25?"),
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
@@ -541,7 +543,7 @@ def test_a_plan_says_what_each_job_and_the_whole_will_take(published: Repository
         "jobs would run: make rebuild PROFILE=tiny"
     )
     out = published.run("plan", "--profile", "paper", "--hardware", "H100")[1]
-    assert "33 x train: " in out and "42 x generate: " in out and "GPU-hours" in out and "Counted for H100" in out
+    assert "33 x train: " in out and "51 x generate: " in out and "GPU-hours" in out and "Counted for H100" in out
     assert refused(published, "plan", *ONE, "--hardware", "abacus").startswith(
         "hardware 'abacus' is not in data/costs/hardware.csv"
     )

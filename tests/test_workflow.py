@@ -158,7 +158,7 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
             "sftrepro/answers.py",
             "def boxes(",
             "def boxes(added=None, *,",
-            {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
+            {"chapter/21_plain", "score/Nano", "score/Nano+think", "score/Nano_Math-CoT"},
             "function answers.boxes changed",
         ),
         (
@@ -190,7 +190,7 @@ def test_a_changed_setting_is_named_by_what_uses_it(made: Repository) -> None:
     made.profile("tiny", "tiny", temperature="0.7")
     found = json.loads(made.python(STALE))
     assert found == {
-        name: ["setting temperature changed from 0.6 to 0.7"] for name in ("score/Nano", "score/Nano_Math-CoT")
+        name: ["setting temperature changed from 0.6 to 0.7"] for name in ("score/Nano", "score/Nano+think", "score/Nano_Math-CoT")
     }
 
 
@@ -198,7 +198,8 @@ def test_another_base_or_seed_leaves_what_is_there_fresh(made: Repository) -> No
     more = f"\n{NANO}\nQwen/Qwen3-1.7B-Base -> Pico: qwen3 layers=1 hidden=16 heads=2 kv_heads=1 mlp=32"
     made.profile("tiny", "tiny", bases=more, seeds="1 2")
     found = json.loads(made.python(STALE))
-    assert {name for name in found if name.startswith("score")} == {"score/Pico", "score/Nano_Math-CoT"}
+    assert {name for name in found if name.startswith("score")} == {
+        "score/Pico", "score/Pico+think", "score/Nano_Math-CoT"}
     assert found["score/Nano_Math-CoT"] == ["it has not been made here"]            # seed 2
 
 
