@@ -69,9 +69,9 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
                            "sftrepro rebuild --profile smoke"),
     (("rebuild", "tiny", "--", "--dry-run"), "rebuild 'tiny': only options for Snakemake may follow, after `--`. Is it "
                                              "a profile? sftrepro rebuild --profile tiny"),
-    (("rescore", *ONE), "profile tiny has no responses in the store; they are not committed, only their verdicts are. "
-                            "Make those of a run, its base and training included: sftrepro rebuild --only R25 --profile "
-                            "tiny"),
+    (("rescore", *ONE), "profile tiny has no responses in the store; they are not committed, only their verdicts "
+                            "are. Make those of a run, its base and training included: sftrepro rebuild --only R25 "
+                            "--profile tiny"),
     (("rebuild", "--only", "r25", *ONE), "'r25' is neither a chapter nor a run that profile tiny makes. Did you mean "
                                          "R25?"),
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
@@ -382,9 +382,9 @@ def test_results_made_again_are_the_published_ones(recomputed: Repository) -> No
     code, out, errors = recomputed.run(*EVERYTHING, "--seed", "5")
     assert code == 0, errors
     first, second, *each = out.splitlines()
-    assert first == "3 results and 1 bases are as their manifests say"
-    assert second == "making responses of 2 of 2 runs and bases again, drawn with --seed 5"
-    assert len(each) == 2 and all(line.endswith(" equal") for line in each)
+    assert first == "4 results and 1 bases are as their manifests say"
+    assert second == "making responses of 3 of 3 runs and bases again, drawn with --seed 5"
+    assert len(each) == 3 and all(line.endswith(" equal") for line in each)
     assert "Nano: 8 responses made again, 8 equal" in each
 
 
