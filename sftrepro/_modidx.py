@@ -633,6 +633,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.plots.specification': ('plots.html#specification', 'sftrepro/plots.py'),
                                 'sftrepro.plots.squares': ('plots.html#squares', 'sftrepro/plots.py'),
                                 'sftrepro.plots.step_axis': ('plots.html#step_axis', 'sftrepro/plots.py'),
+                                'sftrepro.plots.stretches': ('plots.html#stretches', 'sftrepro/plots.py'),
                                 'sftrepro.plots.styles': ('plots.html#styles', 'sftrepro/plots.py'),
                                 'sftrepro.plots.swatch': ('plots.html#swatch', 'sftrepro/plots.py'),
                                 'sftrepro.plots.table': ('plots.html#table', 'sftrepro/plots.py'),
