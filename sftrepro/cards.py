@@ -117,7 +117,8 @@ def scoreboard_row(verdict: Verdict) -> list[str]:
 def scoreboard(verdicts: Sequence[Verdict]) -> str:
     "One row for each claim, as HTML."
     header = ["", "claim", "verdict", "tests, with effects", "chapter"]
-    return html_table(header, [scoreboard_row(verdict) for verdict in verdicts])
+    rows = html_table(header, [scoreboard_row(verdict) for verdict in verdicts])
+    return f'<div class="sft-scoreboard">{rows}</div>'
 
 # %% ../nbs/14a_cards.ipynb #a013c571
 def meanings() -> str:
