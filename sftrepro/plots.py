@@ -261,13 +261,12 @@ def stretches(frame: pl.DataFrame,  # from `together`
     "Number the stretches of each line; a published one ends before a checkpoint of ours that it leaves out."
     ours = frame.filter(pl.col("confidence").is_null()) if "confidence" in frame.columns else frame
     grids = {series: rows["step"].unique().sort() for (series,), rows in ours.group_by("series")}
-    every, order = ours["step"].unique().sort(), ("benchmark", "key", "step")
-    places = [grids.get(series, every).search_sorted(step, side="right")
+    places = [grids.get(series, ours["step"].unique().sort()).search_sorted(step, side="right")
               for series, step in frame.select("series", "step").iter_rows()]
     theirs = pl.col("key").is_in(ours["key"].unique().to_list()).not_()
-    cut = theirs & (pl.col("place").diff().over(*order[:2], order_by="step") > 1)
+    cut = theirs & (pl.col("place").diff().over("benchmark", "key", order_by="step") > 1)
     return frame.with_columns(place=pl.Series(places, dtype=pl.Int64)).with_columns(
-        stretch=cut.fill_null(False).cast(pl.Int64).cum_sum().over(*order[:2], order_by="step")).drop("place")
+        stretch=cut.fill_null(False).cast(pl.Int64).cum_sum().over("benchmark", "key", order_by="step")).drop("place")
 
 # %% ../nbs/14_plots.ipynb #f275ead6
 def line_layers(frame: pl.DataFrame, look: dict[str, alt.Scale], x: alt.X, y: alt.Y) -> list[alt.Chart]:
