@@ -5,8 +5,8 @@ __all__ = ['SERIES_COLOURS', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', '
            'PUBLISHED_KEY', 'BELOW', 'ABOVE', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch',
            'specification', 'panel', 'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'provenance',
            'download', 'figure', 'show', 'together', 'legend_of', 'step_axis', 'styles', 'marks', 'with_intervals',
-           'line_layers', 'trajectory', 'intervals', 'points', 'squares', 'conditions_map', 'bins', 'histogram',
-           'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
+           'stretches', 'line_layers', 'trajectory', 'intervals', 'points', 'squares', 'conditions_map', 'bins',
+           'histogram', 'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
 
 # %% ../nbs/14_plots.ipynb #7070ad4d
 import base64
@@ -210,13 +210,16 @@ def legend_of(estimates: pl.DataFrame, published: pl.DataFrame | None) -> tuple[
     return tuple(keys(names(estimates), names(published)))
 
 # %% ../nbs/14_plots.ipynb #cda632b2
-def step_axis(steps: Sequence[int]) -> alt.X:
+def step_axis(steps: Sequence[int],
+              rescaled: bool = False,  # are there published points, at the same share of their run?
+              ) -> alt.X:
     "Optimizer steps on the paper's doubling grid, zero included."
     steps = sorted(set(steps))
     first = next((step for step in steps if step > 0), 1)
     doubling = [step for step in steps
                 if step == 0 or (step / first).is_integer() and (step // first).bit_count() == 1]
-    return alt.X("step:Q", title="optimizer step", scale=alt.Scale(type="symlog", constant=first, nice=False),
+    title = "optimizer step; published: same share of the run" if rescaled else "optimizer step"
+    return alt.X("step:Q", title=title, scale=alt.Scale(type="symlog", constant=first, nice=False),
                  axis=alt.Axis(values=doubling, grid=False, labelOverlap="greedy", format=",d"))
 
 # %% ../nbs/14_plots.ipynb #c035893b
@@ -252,13 +255,27 @@ def with_intervals(frame: pl.DataFrame, shape: alt.Chart) -> list[alt.Chart]:
     "The shape that draws intervals, where there are any."
     return [shape.transform_filter(KNOWN)] if len(frame.drop_nulls(["low", "high"])) else []
 
+# %% ../nbs/14_plots.ipynb #a6ba6799
+def stretches(frame: pl.DataFrame,  # from `together`
+              ) -> pl.DataFrame:    # with the column `stretch`
+    "Number the stretches of each line; a published one ends before a checkpoint of ours that it leaves out."
+    ours = frame.filter(pl.col("confidence").is_null()) if "confidence" in frame.columns else frame
+    grids = {series: rows["step"].unique().sort() for (series,), rows in ours.group_by("series")}
+    places = [grids.get(series, ours["step"].unique().sort()).search_sorted(step, side="right")
+              for series, step in frame.select("series", "step").iter_rows()]
+    theirs = pl.col("key").is_in(ours["key"].unique().to_list()).not_()
+    cut = theirs & (pl.col("place").diff().over("benchmark", "key", order_by="step") > 1)
+    return frame.with_columns(place=pl.Series(places, dtype=pl.Int64)).with_columns(
+        stretch=cut.fill_null(False).cast(pl.Int64).cum_sum().over("benchmark", "key", order_by="step")).drop("place")
+
 # %% ../nbs/14_plots.ipynb #f275ead6
 def line_layers(frame: pl.DataFrame, look: dict[str, alt.Scale], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     "The interval as a band and the estimate as a line."
     colour = alt.Color("key:N", scale=look["colour"], legend=None)
     band = alt.Chart(ROWS).mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
     line = alt.Chart(ROWS).mark_line(strokeWidth=1.8).encode(
-        x=x, y=y, color=colour, strokeDash=alt.StrokeDash("key:N", scale=look["dash"], legend=None))
+        x=x, y=y, color=colour, strokeDash=alt.StrokeDash("key:N", scale=look["dash"], legend=None),
+        detail="stretch:N")
     return [*with_intervals(frame, band), line]
 
 # %% ../nbs/14_plots.ipynb #11071079
@@ -269,8 +286,8 @@ def trajectory(estimates: pl.DataFrame,                # benchmark, series, step
                digits: int = 1,
                ) -> Picture:
     "Estimates over optimizer steps, one panel for each benchmark."
-    legend, frame = legend_of(estimates, published), together(estimates, published, digits)
-    look, axis = styles(legend), step_axis(frame["step"].to_list())
+    legend, frame = legend_of(estimates, published), stretches(together(estimates, published, digits))
+    look, axis = styles(legend), step_axis(frame["step"].to_list(), rescaled=published is not None)
     value = alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
     chart = specification(*line_layers(frame, look, axis, value), marks(frame, look, ["key", "step"], axis, value))
     panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), y)

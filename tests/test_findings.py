@@ -19,14 +19,18 @@ SPECS = {
 
 
 @cache
-def rows(name: str) -> pl.DataFrame:
+def rows(name: str, profile: str = "micro") -> pl.DataFrame:
     "The results of a base, or of all seeds of a run."
-    return read_results(MICRO, [spec.run_id for spec in SPECS[name]] if name in SPECS else [name])
+    chosen = load_profile(profile)
+    ids = [spec.run_id for spec in run_specs(chosen) if spec.paper_run == name]
+    return read_results(chosen, ids or [name])
 
 
-def at(name: str, benchmark: str, step: int | None = None, value: pl.Expr | None = None) -> float:
+def at(
+    name: str, benchmark: str, step: int | None = None, value: pl.Expr | None = None, profile: str = "micro"
+) -> float:
     "A mean over items and seeds in percent, at the last step if none is named."
-    part = rows(name).filter(benchmark=benchmark)
+    part = rows(name, profile).filter(benchmark=benchmark)
     part = part.filter(step=part["step"].max() if step is None else step)
     return 100 * part.select((pl.col("score") if value is None else value).cast(pl.Float64).mean()).item()
 
@@ -236,6 +240,55 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "22_dip_and_recovery",
         "The harder competition questions fall from 16% to 8% and stay there",
         lambda: near((base("R25", "competition"), 16), (at("R25", "competition"), 8)),
+    ),
+    (
+        "22_dip_and_recovery",
+        "still in the valley when the run ends, at 22%, and order questions are at 69%",
+        lambda: near(
+            *((at("R25", name, profile="micro-third"), end) for name, end in (("arithmetic", 22), ("order", 69)))
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "the valley is passed by step 40, at 12%, and arithmetic ends at 66%",
+        lambda: near(
+            *((at("R25", "arithmetic", step, profile="micro-triple"), score) for step, score in ((40, 12), (320, 66)))
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "73% at step 80, and end at 66%",
+        lambda: near(
+            *((at("R25", "order", step, profile="micro-triple"), score) for step, score in ((80, 73), (320, 66)))
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "arithmetic 47%, order questions 93%, facts 99%",
+        lambda: near(
+            *(
+                (at("R25", name, profile="micro-seeds"), end)
+                for name, end in (("arithmetic", 47), ("order", 93), ("knowledge", 99))
+            )
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "Under greedy decoding, too, the dip comes in domain and not out of it",
+        lambda: (
+            at("R25", "arithmetic", 80, profile="micro-greedy")
+            < at("Micro-M", "arithmetic", profile="micro-greedy") - 5
+            and min(at("R25", "order", step, profile="micro-greedy") for step in (5, 10, 20, 40, 80, 160, 240, 320))
+            > at("Micro-M", "order", profile="micro-greedy") - 4
+        ),
+    ),
+    (
+        "30_safety",
+        "after the traces the analog of the 4B base refuses 92% of the requests, after the solutions all of them",
+        lambda: near(
+            (at("R25", "forbidden", value=REFUSED, profile="micro-triple"), 92),
+            (at("R33", "forbidden", value=REFUSED, profile="micro-triple"), 100),
+        ),
     ),
     (
         "91_provenance",
