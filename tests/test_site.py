@@ -123,8 +123,12 @@ def test_every_chart_answers_the_pointer(opened: Visit) -> None:
             ".role-frame path.background"
         ).first.bounding_box()  # long names may reach beyond the middle of the chart
         opened.page.mouse.move(0, 0)
-        opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
         tooltip = opened.page.locator("#vg-tooltip-element.visible")
+        for nudge in range(20):  # a page that is still scrolling swallows what the pointer does
+            opened.page.mouse.move(box["x"] + box["width"] / 2 + nudge, box["y"] + box["height"] / 2, steps=4)
+            if tooltip.is_visible():
+                break
+            opened.page.wait_for_timeout(100)
         tooltip.wait_for()
         assert re.search(r"\d", tooltip.inner_text()) and "undefined" not in tooltip.inner_text()
 
