@@ -752,3 +752,11 @@ def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit):
         processes.run_chapters(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
+
+
+def test_scores_have_shifted_only_where_changes_go_one_way() -> None:
+    from sftrepro.audit import shifted
+    worse, better = ({item: {"score": pair} for item in range(12)} for pair in ((1.0, 0.0), (0.0, 1.0)))
+    both = worse | {item + 12: columns for item, columns in better.items()}
+    told_otherwise = {item: {"response": ("a", "b")} for item in range(12)}
+    assert (shifted(worse), shifted(better), shifted(both), shifted(told_otherwise)) == (True, True, False, False)

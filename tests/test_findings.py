@@ -48,8 +48,8 @@ def near(*pairs: tuple[float, float]) -> bool:
     return all(abs(measured - printed) <= 0.5 for measured, printed in pairs)
 
 
-def moves(run: str, benchmarks: str, step: int | None = None) -> list[float]:
-    return [at(run, name, step) - base(run, name) for name in benchmarks.split()]
+def moves(run: str, benchmarks: str) -> list[float]:
+    return [at(run, name) - base(run, name) for name in benchmarks.split()]
 
 
 REFUSED = pl.col("answer") == "1"
@@ -65,10 +65,10 @@ def surprise(run: str, words: bool, after: bool) -> float:
     return part.select((pl.col("log_probability") * pl.col("tokens")).sum() / pl.col("tokens").sum()).item()
 
 
-def words(run: str, step: int | None = None) -> float:
+def words(run: str) -> float:
     "Tokens per response."
     table = rows(run)
-    return table.filter(step=table["step"].max() if step is None else step)["tokens"].mean()
+    return table.filter(step=table["step"].max())["tokens"].mean()
 
 
 FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
@@ -91,6 +91,11 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "22_dip_and_recovery",
         "Arithmetic falls from 34% to 19% at step 80, rises again, and ends at 53%",
         lambda: near((base("R25", "arithmetic"), 34), (at("R25", "arithmetic", 80), 19), (at("R25", "arithmetic"), 53)),
+    ),
+    (
+        "22_dip_and_recovery",
+        "climbs back from 13% to 44%, above its start of 30%",
+        lambda: near((lowest("R06", "arithmetic"), 13), (at("R06", "arithmetic"), 44), (base("R06", "arithmetic"), 30)),
     ),
     (
         "22_dip_and_recovery",
