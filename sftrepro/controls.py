@@ -15,8 +15,8 @@ from . import store
 from .analogs import BENCHMARKS
 from .benchmarks import REAL
 from .item_results import is_published
-from .measurements import measured, result_sources
-from .profiles import ROOT, THINKING, Frozen, Profile, load_profile, run_named
+from .measurements import measured
+from .profiles import ROOT, THINKING, Frozen, Profile, load_profile, run_named, run_specs
 from .stats import Pair, contrasts
 
 # %% ../nbs/13_controls.ipynb #c0a10006
@@ -101,7 +101,8 @@ def control_series(profile: Profile, control: str, base: str) -> list[str]:  # e
 def control_rows(profile: Profile, control: str, base: str) -> pl.DataFrame | None:  # None where it has no results
     "A control as it was measured at a profile."
     series = control_series(profile, control, base)
-    if not series or not is_published(profile, [run_id for run_id, _ in result_sources(profile, series)]):
+    runs = [spec.run_id for spec in run_specs(profile) if spec.paper_run in series]
+    if not series or not is_published(profile, [base, *(runs or series)]):  # the files of a base have its name
         return None
     return compared(control, base, control_run(profile, base), measured(profile, series, []))
 

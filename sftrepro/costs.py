@@ -30,6 +30,7 @@ from sftrepro.profiles import (
     Profile,
     RequestError,
     RunSpec,
+    changed,
     checkpoint_steps,
     run_specs,
 )
@@ -377,7 +378,9 @@ def cost_of(job: Job, profile: Profile, on: Hardware) -> Cost:
                         memory=data_memory(data, profile))
         case "tokens":
             return tracing(*evaluation_of(job.key, profile)[:2], profile, on)
-    return Cost(kind=job.kind, seconds=SMALL[job.kind])
+        case "chapter":
+            return Cost(kind="chapter", seconds=SMALL["chapter"], memory=3 * PROCESS)
+    return Cost(kind="book", seconds=SMALL["book"])
 
 # %% ../nbs/17_costs.ipynb #d4b7e118
 def summary(costs: list[Cost]) -> list[str]:
@@ -407,16 +410,18 @@ def timed_trainings(profile: Profile) -> list[dict]:
 
 # %% ../nbs/17_costs.ipynb #385fb795
 def timed_answers(profile: Profile) -> list[dict]:
-    "The published answers of the profile, with predicted and measured seconds."
+    "The published answers that a CPU gave, with predicted and measured seconds."
     rows, on = [], hardware("CPU core")
     for file in sorted(store.locate(profile.results_dir).glob("*.parquet")):
         item_results.verified_results(profile, [file.stem])
         table = store.read_table(file)
+        if table["device"][0] != "CPU":
+            continue
         base, data, checkpoints = table["base"][0], table["data"][0], table["step"].n_unique()
         spec = next(spec for spec in profile.bases if spec.name == base)
         sizes = {name: BenchmarkSize(items=part["item_id"].n_unique(), trials=part["trial"].n_unique())
                  for (name,), part in table.group_by("benchmark")}
-        as_asked = profile.model_copy(update={"benchmarks": sizes})
+        as_asked = changed(profile, benchmarks=sizes)
         rows.append({"what": f"answers {base} {data} seed {table['seed'][0]}",
                      "predicted": generation(spec, data, checkpoints, as_asked, on).seconds,
                      "took": table["seconds"].sum() + checkpoints * on.start_seconds})

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from .analogs import BENCHMARKS, draw
 from .bases import prompt_text
 from .benchmarks import REAL, real_items, user_turn
-from .generate import Sampling, engine_version, file_stamp, generate, tokenizer_at
+from .generate import Sampling, device_name, engine_version, file_stamp, generate, tokenizer_at
 from .item_results import GRADES, ITEM_RESULTS
 from .profiles import THINKING, Profile, RequestError, digest, run_specs
 from .score import scorer_of
@@ -88,7 +88,8 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
     return pl.concat([questions, responses], how="horizontal").with_columns(
         text=opened + pl.col("text"),
         engine=pl.lit(profile.engine), engine_version=pl.lit(engine_version(profile.engine)),
-        temperature=sampling.temperature, top_p=sampling.top_p, max_new_tokens=sampling.max_new_tokens)
+        device=pl.lit(device_name()), temperature=sampling.temperature, top_p=sampling.top_p,
+        max_new_tokens=sampling.max_new_tokens)
 
 # %% ../nbs/10_evaluate.ipynb #fff455ae
 SLICE = 2**16 + 2**14  # tokens that the responses of a slice may have together
@@ -216,13 +217,15 @@ def stored_evaluations(profile: Profile) -> list[Path]:
 
 # %% ../nbs/10_evaluate.ipynb #6b2a91bf
 def draw_sample(profile: Profile,
+                run_id: str,           # of a finetuning run, or a base's name
                 steps: Sequence[int],  # of the checkpoints to draw from
                 items: int,            # responses; whole slices are drawn until they hold as many
                 seed: str,
                 ) -> list[tuple[int, str, pl.DataFrame]]:  # step, benchmark, rows of `questions`
     "A random sample of the questions that a run or a base was asked."
-    parts = [(step, benchmark, part) for benchmark in profile.benchmarks for step in steps
-             for part in slices(questions(benchmark, profile), sampling_of(benchmark, profile).max_new_tokens)]
+    opened = OPENED if run_id.endswith(THINKING) else ""
+    parts = [(step, benchmark, part) for benchmark in benchmarks_of(profile, run_id) for step in steps
+             for part in slices(questions(benchmark, profile, opened), sampling_of(benchmark, profile).max_new_tokens)]
     Random(seed).shuffle(parts)
     drawn_before = accumulate((len(rows) for _, _, rows in parts), initial=0)
     return [part for part, drawn in zip(parts, drawn_before, strict=False) if drawn < items]
@@ -238,7 +241,7 @@ def made_again(profile: Profile,
     return item_results(responses, benchmark, model_columns(profile, run_id), profile)
 
 # %% ../nbs/10_evaluate.ipynb #772ae38a
-COMPARED_COLUMNS = ["prompt_digest", "response", "tokens", "truncated", "looped", "reconsiders", "weighs",
+COMPARED_COLUMNS = ["response", "tokens", "truncated", "looped", "reconsiders", "weighs",
                     *VERDICT_COLUMNS, "grades"]  # columns that a model or a scorer decides
 
 def changed_rows(then: pl.DataFrame,  # published item results; few of them have a response

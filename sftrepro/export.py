@@ -43,9 +43,7 @@ def exporting(folder: Path) -> dict[str, Path]:  # raises RequestError for two n
 
 # %% ../nbs/02b_export.ipynb #cfa2ddd8
 def nbdev_export(folder: Path) -> None:  # raises RequestError if a notebook cannot be exported
-    "Run nbdev's export in the repository, or in a copy of it."
-    for path in exporting(folder / "nbs").values():
-        notebook_code(path)
+    "Run nbdev's export in a copy of the repository."
     command = [Path(sys.executable).with_name("nbdev-export")]
     process = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8",
                              errors="replace")
@@ -56,6 +54,8 @@ def nbdev_export(folder: Path) -> None:  # raises RequestError if a notebook can
 @contextmanager
 def exported_copy(root: Path) -> Iterator[tuple[Path, list[str]]]:
     "The library that a repository's notebooks make, in a temporary folder, and its modules that differ."
+    for path in exporting(root / "nbs").values():
+        notebook_code(path)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("nbs", "sftrepro"):
             ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
@@ -83,7 +83,7 @@ def turn(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 # %% ../nbs/02b_export.ipynb #3dfe5218
-def export_notebooks(root: Path = ROOT) -> None:  # raises RequestError if a module changed and cannot be written
+def export_notebooks(root: Path = ROOT) -> list[str]:  # the modules that changed; raises RequestError
     "Export the notebooks; print which modules changed, and which copies of Jupyter's are no chapters."
     with turn(root / "sftrepro"), exported_copy(root) as (new, changed):
         for name in changed:
@@ -96,3 +96,4 @@ def export_notebooks(root: Path = ROOT) -> None:  # raises RequestError if a mod
         print(f"exported {', '.join(changed)}", flush=True)
     if copies := sorted(path.name for path in (root / "nbs").glob("*-Copy*.ipynb")):
         print(f"ignored {', '.join(copies)}: not in _toc.yml", flush=True)
+    return changed

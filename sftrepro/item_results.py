@@ -45,7 +45,7 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "benchmark": pa.Column(str),
     "item_id": pa.Column(str),
     "trial": pa.Column(int, pa.Check.ge(0)),
-    "prompt_digest": pa.Column(str),
+    "prompt_digest": pa.Column(str, required=False),  # kept in the store, as is `sampling_seed`
     "response": pa.Column(str, nullable=True, required=False),  # kept in the store; a few are published
     "tokens": pa.Column(int, pa.Check.ge(0)),
     "truncated": pa.Column(bool),            # no end of sequence within `max_new_tokens`
@@ -55,16 +55,17 @@ ITEM_RESULTS = pa.DataFrameSchema({
     "parsed": pa.Column(bool),               # an answer could be extracted
     "answer": pa.Column(str, nullable=True),
     "score": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # null where a judge gave none
-    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # as a person reads it; null where both are one
+    "lenient": pa.Column(float, pa.Check.in_range(0, 1), nullable=True),  # as a person reads it; null: the same
     "grades": pa.Column(GRADES, nullable=True),  # the judges' grades of the response (chapter 10a)
     "scorer": pa.Column(str),
     "scorer_version": pa.Column(int),
     "engine": pa.Column(str),
     "engine_version": pa.Column(str),
+    "device": pa.Column(str),                # the GPU that generated, or CPU
     "temperature": pa.Column(float, pa.Check.ge(0)),
     "top_p": pa.Column(float, pa.Check.in_range(0, 1)),
     "max_new_tokens": pa.Column(int, pa.Check.ge(1)),
-    "sampling_seed": pa.Column(int),
+    "sampling_seed": pa.Column(int, required=False),
     "seconds": pa.Column(float, pa.Check.ge(0)),
 }, strict=True, coerce=True, unique=["run_id", "step", "benchmark", "item_id", "trial"])
 
@@ -98,7 +99,8 @@ def publish_results(profile: Profile, run_id: str,
     path = results_file(profile, run_id)
     rows = checked_results(frame, f"results of {run_id}").sort("step", "benchmark", "item_id", "trial")
     gallery = pl.when(in_gallery(profile)).then(pl.col("response") if "response" in rows.columns else None)
-    write_table(path, rows.with_columns(pl.col("seconds").round(4), response=gallery.otherwise(None).cast(pl.String)))
+    columns = {"seconds": pl.col("seconds").round_sig_figs(2), "response": gallery.otherwise(None).cast(pl.String)}
+    write_table(path, rows.drop("prompt_digest", "sampling_seed", strict=False).with_columns(**columns), level=19)
     seal(path, inputs)
     return path
 
@@ -199,7 +201,8 @@ def publish_tokens(profile: Profile, run_id: str,
     "Write a run's token results and their manifest."
     path = tokens_file(profile, run_id)
     rows = checked_tokens(frame, f"token results of {run_id}").sort("step", "item_id", "token_class")
-    write_table(path, rows.with_columns(pl.col("log_probability", "teacher_log_probability").round(6)))
+    published = rows.with_columns(pl.col("log_probability", "teacher_log_probability").round(6))
+    write_table(path, published, level=19)
     seal(path, inputs)
     return path
 
@@ -224,7 +227,7 @@ def record(profile: Profile, run_id: str) -> dict[str, str | int]:
     scorers = sorted(f"{name} {number}" for name, number in rows.select("scorer", "scorer_version").unique().rows())
     engine = " ".join(rows.select("engine", "engine_version").row(0))
     return {"run": run_id, "data": rows["data"][0], "seed": rows["seed"][0], "checkpoints": rows["step"].n_unique(),
-            "responses": len(rows), "engine": engine, "scorers": ", ".join(scorers),
+            "responses": len(rows), "engine": engine, "device": rows["device"][0], "scorers": ", ".join(scorers),
             "generated in (s)": round(rows["seconds"].sum()), "sha256": manifest.files[path.name].sha256[:12],
             "made": manifest.made["at"], "commit": manifest.made["commit"]}
 

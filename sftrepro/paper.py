@@ -13,7 +13,17 @@ import polars as pl
 from . import store
 from .analogs import BENCHMARKS
 from .measurements import counterparts
-from .profiles import PAPER_GRID, ROOT, Profile, RunSpec, base_of, checkpoint_steps, paper_runs, run_specs
+from sftrepro.profiles import (
+    PAPER_GRID,
+    ROOT,
+    Profile,
+    RunSpec,
+    base_of,
+    checkpoint_steps,
+    paper_runs,
+    run_named,
+    run_specs,
+)
 
 # %% ../nbs/12_paper.ipynb #4e3cff85
 PUBLISHED_SCORES = ROOT / "data/paper/published_scores.csv"
@@ -109,8 +119,7 @@ def published_here(profile: Profile,
     table = store.read_table(PUBLISHED_SCORES).filter(
         pl.col("benchmark").is_in(list(ours)), pl.col("model").is_in(list(bases)))
     runs = pl.Series([run_of(*row) for row in table.select("model", "data").iter_rows()], dtype=pl.String)
-    specs = run_specs(profile, tuple(paper_runs()))  # without the controls
-    pace = {spec.paper_run: spec.steps / paper_runs()[spec.paper_run].steps for spec in specs}
+    pace = {spec.paper_run: spec.steps / run_named(spec.paper_run).steps for spec in run_specs(profile)}
     step = pl.col("step") * runs.replace_strict(pace, default=1.0, return_dtype=pl.Float64)
     here = table.select("source", "value", "confidence", run=runs, base=pl.col("model").replace(bases),
                         benchmark=pl.col("benchmark").replace(ours), step=step.round().cast(pl.Int64))

@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['SERIES_COLOURS', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'ROWS', 'NAMES_SHOWN', 'KNOWN', 'OUR_KEY',
-           'PUBLISHED_KEY', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch', 'specification', 'panel',
-           'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'provenance', 'download', 'figure', 'show',
-           'together', 'legend_of', 'step_axis', 'styles', 'marks', 'with_intervals', 'line_layers', 'trajectory',
-           'intervals', 'points', 'bins', 'histogram', 'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
+           'PUBLISHED_KEY', 'BELOW', 'ABOVE', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch',
+           'specification', 'panel', 'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'provenance',
+           'download', 'figure', 'show', 'together', 'legend_of', 'step_axis', 'styles', 'marks', 'with_intervals',
+           'stretches', 'line_layers', 'trajectory', 'intervals', 'points', 'squares', 'conditions_map', 'bins',
+           'histogram', 'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
 
 # %% ../nbs/14_plots.ipynb #7070ad4d
 import base64
@@ -28,7 +29,7 @@ def number(value: float | None,
            digits: int = 1,  # after the decimal point
            ) -> str:
     "A number as text: thousands apart, a real minus sign, `unknown` if there is none."
-    return "unknown" if value is None else f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return "unknown" if value is None else f"{value:z,.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 # %% ../nbs/14_plots.ipynb #5686ff6a
 def estimate(value: float | None,
@@ -209,13 +210,16 @@ def legend_of(estimates: pl.DataFrame, published: pl.DataFrame | None) -> tuple[
     return tuple(keys(names(estimates), names(published)))
 
 # %% ../nbs/14_plots.ipynb #cda632b2
-def step_axis(steps: Sequence[int]) -> alt.X:
+def step_axis(steps: Sequence[int],
+              rescaled: bool = False,  # are there published points, at the same share of their run?
+              ) -> alt.X:
     "Optimizer steps on the paper's doubling grid, zero included."
     steps = sorted(set(steps))
     first = next((step for step in steps if step > 0), 1)
     doubling = [step for step in steps
                 if step == 0 or (step / first).is_integer() and (step // first).bit_count() == 1]
-    return alt.X("step:Q", title="optimizer step", scale=alt.Scale(type="symlog", constant=first, nice=False),
+    title = "optimizer step; published: same share of the run" if rescaled else "optimizer step"
+    return alt.X("step:Q", title=title, scale=alt.Scale(type="symlog", constant=first, nice=False),
                  axis=alt.Axis(values=doubling, grid=False, labelOverlap="greedy", format=",d"))
 
 # %% ../nbs/14_plots.ipynb #c035893b
@@ -251,13 +255,27 @@ def with_intervals(frame: pl.DataFrame, shape: alt.Chart) -> list[alt.Chart]:
     "The shape that draws intervals, where there are any."
     return [shape.transform_filter(KNOWN)] if len(frame.drop_nulls(["low", "high"])) else []
 
+# %% ../nbs/14_plots.ipynb #a6ba6799
+def stretches(frame: pl.DataFrame,  # from `together`
+              ) -> pl.DataFrame:    # with the column `stretch`
+    "Number the stretches of each line; a published one ends before a checkpoint of ours that it leaves out."
+    ours = frame.filter(pl.col("confidence").is_null()) if "confidence" in frame.columns else frame
+    grids = {series: rows["step"].unique().sort() for (series,), rows in ours.group_by("series")}
+    places = [grids.get(series, ours["step"].unique().sort()).search_sorted(step, side="right")
+              for series, step in frame.select("series", "step").iter_rows()]
+    theirs = pl.col("key").is_in(ours["key"].unique().to_list()).not_()
+    cut = theirs & (pl.col("place").diff().over("benchmark", "key", order_by="step") > 1)
+    return frame.with_columns(place=pl.Series(places, dtype=pl.Int64)).with_columns(
+        stretch=cut.fill_null(False).cast(pl.Int64).cum_sum().over("benchmark", "key", order_by="step")).drop("place")
+
 # %% ../nbs/14_plots.ipynb #f275ead6
 def line_layers(frame: pl.DataFrame, look: dict[str, alt.Scale], x: alt.X, y: alt.Y) -> list[alt.Chart]:
     "The interval as a band and the estimate as a line."
     colour = alt.Color("key:N", scale=look["colour"], legend=None)
     band = alt.Chart(ROWS).mark_area(opacity=0.16).encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q", color=colour)
     line = alt.Chart(ROWS).mark_line(strokeWidth=1.8).encode(
-        x=x, y=y, color=colour, strokeDash=alt.StrokeDash("key:N", scale=look["dash"], legend=None))
+        x=x, y=y, color=colour, strokeDash=alt.StrokeDash("key:N", scale=look["dash"], legend=None),
+        detail="stretch:N")
     return [*with_intervals(frame, band), line]
 
 # %% ../nbs/14_plots.ipynb #11071079
@@ -268,8 +286,8 @@ def trajectory(estimates: pl.DataFrame,                # benchmark, series, step
                digits: int = 1,
                ) -> Picture:
     "Estimates over optimizer steps, one panel for each benchmark."
-    legend, frame = legend_of(estimates, published), together(estimates, published, digits)
-    look, axis = styles(legend), step_axis(frame["step"].to_list())
+    legend, frame = legend_of(estimates, published), stretches(together(estimates, published, digits))
+    look, axis = styles(legend), step_axis(frame["step"].to_list(), rescaled=published is not None)
     value = alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
     chart = specification(*line_layers(frame, look, axis, value), marks(frame, look, ["key", "step"], axis, value))
     panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), y)
@@ -303,6 +321,40 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
               for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
     both = published is not None and len(published) and len(estimates)
     return Picture(tuple(panels), (OUR_KEY, PUBLISHED_KEY) if both else ())
+
+# %% ../nbs/14_plots.ipynb #c0371f01
+BELOW, ABOVE = Key("below the base", SERIES_COLOURS[1], "square"), Key("above the base", SERIES_COLOURS[2], "square")
+
+def squares(frame: pl.DataFrame) -> pl.DataFrame:  # of `together`
+    "What each square of a map shows: its side of the base, its strength, its number, and whether zero is excluded."
+    value = pl.col("value")
+    return frame.with_columns(
+        side=pl.when(value < 0).then(pl.lit(BELOW.label)).otherwise(pl.lit(ABOVE.label)), strength=value.abs(),
+        short=value.map_elements(lambda points: number(points, 0), return_dtype=pl.String),
+        clear=(pl.col("low") > 0) | (pl.col("high") < 0))
+
+# %% ../nbs/14_plots.ipynb #c0371f03
+def conditions_map(changes: pl.DataFrame,  # from the base in points: benchmark, series, step, value, low, high, ...
+                   titles: dict[str, str] | None = None,
+                   ) -> Picture:
+    "Changes from the base, one panel for each benchmark, a row for each series and a column for each step."
+    frame = squares(together(changes, None, 1))
+    order = frame["series"].unique(maintain_order=True).to_list()
+    x = alt.X("step:O", title="optimizer step", axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
+    y = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
+    colour = alt.Color("side:N", legend=None, scale=alt.Scale(
+        domain=[BELOW.label, ABOVE.label], range=[BELOW.colour, ABOVE.colour]))
+    strength = alt.Opacity("strength:Q", legend=None, scale=alt.Scale(
+        domain=[0, max(1, frame["strength"].max() or 1)], range=[0.04, 0.8]))
+    tooltip = [alt.Tooltip(f"{field}:N", title=title) for field, title in
+               {"series": "condition", "step": "step", "text": "points above the base", "note": "from"}.items()]
+    square = alt.Chart(ROWS).mark_rect().encode(x=x, y=y, color=colour, opacity=strength, tooltip=tooltip)
+    text = alt.Chart(ROWS).mark_text(fontSize=11).encode(
+        x=x, y=y, text="short:N", color=alt.condition("datum.clear", alt.value(TEXT), alt.value(MUTED)))
+    chart, height = specification(square, text), 60 + 26 * len(order)
+    panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), "points above the base", height)
+              for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
+    return Picture(tuple(panels), (ABOVE, BELOW))
 
 # %% ../nbs/14_plots.ipynb #4df37191
 def bins(values: pl.DataFrame,  # series, value (not negative); one row each

@@ -76,9 +76,12 @@ def end_with_parent() -> None:
 def has_ended(pid: str) -> bool:
     "On Linux: has a process ended? A zombie has; only its exit code is still there."
     try:
+        os.kill(int(pid), 0)  # asks only
         return Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[0] in b"ZX"
-    except OSError:
+    except ProcessLookupError:
         return True
+    except OSError:  # another user's, or hidden by the way /proc is mounted
+        return False
 
 # %% ../nbs/18_processes.ipynb #e9ac4eba
 def tie_to_parent() -> None:

@@ -3,18 +3,20 @@
 # %% auto #0
 __all__ = ['ROOT', 'FOLDERS', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'CONTROLS', 'THINKING',
            'PAPER_GRID', 'VOCABULARY', 'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'repository',
-           'named_folders', 'RequestError', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize', 'parse_table',
-           'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'check_repository', 'explain',
-           'load_profile', 'variants', 'PaperRun', 'paper_runs', 'run_named', 'Optimizer', 'digest', 'RunSpec',
-           'scaled_data', 'batching', 'base_of', 'scaled', 'run_specs', 'checkpoint_steps']
+           'named_folders', 'RequestError', 'resembling', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize',
+           'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'check_repository',
+           'explain', 'load_profile', 'variants', 'changed', 'PaperRun', 'paper_runs', 'run_named', 'Optimizer',
+           'digest', 'RunSpec', 'scaled_data', 'batching', 'base_of', 'scaled', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #3e173a82
 import configparser
 import csv
+import difflib
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,6 +42,12 @@ os.environ |= named_folders() | {"PYTHONUTF8": "1"}
 # %% ../nbs/01_profiles.ipynb #8a395b52
 class RequestError(ValueError):
     "A request that cannot be met; the message names the thing, its value and the way out."
+
+# %% ../nbs/01_profiles.ipynb #3e282133
+def resembling(word: str, known: Iterable[str]) -> str:  # empty if nothing resembles it
+    "What a misspelt name may mean, to end a refusal with."
+    close = difflib.get_close_matches(word, list(known))
+    return f". Did you mean {' or '.join(close)}?" if close else ""
 
 # %% ../nbs/01_profiles.ipynb #802e8bbd
 class Frozen(BaseModel):
@@ -90,8 +98,8 @@ def parse_ranges(text: str | dict) -> dict:  # `name=LOW-HIGH ...`
 # %% ../nbs/01_profiles.ipynb #b1d359df
 def parse_sizes(text: str | dict) -> dict:  # `name=ITEMSxTRIALS ...`
     "Split the `benchmarks` setting."
-    split = {name: str(size).split("x") for name, size in parse_table(text).items()}
-    return {name: {"items": size[0], "trials": size[1]} for name, size in split.items()}
+    return {name: dict(zip(("items", "trials"), size.split("x"), strict=False)) if isinstance(size, str) else size
+            for name, size in parse_table(text).items()}
 
 # %% ../nbs/01_profiles.ipynb #6c10023d
 def parse_judges(text: str | dict) -> dict:  # `name=JUDGE+JUDGE ...`
@@ -206,6 +214,22 @@ def variants(profile: Profile) -> list[Profile]:
     "The profiles that take their values from this one, except for the few they set themselves."
     parser = settings()
     return [load_profile(name) for name in parser.sections() if parser[name].get("like") == profile.name]
+
+# %% ../nbs/01_profiles.ipynb #f5f6b918
+def changed(settings: Frozen,  # a profile, a run specification, a base, ...
+            **values: object,  # the fields that get other values
+            ) -> Frozen:       # raises RequestError for an unknown name or an impossible value
+    "The same settings with other values, checked."
+    name, fields = type(settings).__name__, type(settings).model_fields
+    if unknown := [field for field in values if field not in fields]:
+        raise RequestError(f"{name} {unknown[0]}: no such setting{resembling(unknown[0], fields)}")
+    try:
+        return type(settings).model_validate({**dict(settings), **values})
+    except ValidationError as error:
+        if not error.errors()[0]["loc"]:  # each value is possible, but not all of them together
+            raise RequestError(f"{name}: {error.errors()[0]['msg']}") from None
+        plain = {field: str(value) for field, value in settings if isinstance(value, str | int | float)}
+        raise RequestError(explain(error, name, plain)) from None
 
 # %% ../nbs/01_profiles.ipynb #5afc9ef3
 class PaperRun(Frozen):

@@ -4,8 +4,8 @@
 __all__ = ['CHAPTERS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'DRY', 'gpus', 'thread_share', 'executor', 'on_cluster', 'snakemake_jobs',
            'resources', 'environment_of', 'write_plan', 'without_accounting', 'cluster_environment',
            'snakemake_command', 'percent', 'running_line', 'stop', 'lines_of', 'time_left', 'watch', 'rebuild_failure',
-           'cluster_failures', 'scheduler_message', 'silent_end', 'run_plan', 'stale_results', 'results_name',
-           'check_gpus', 'cost_line', 'dry_run', 'update', 'run_or_describe']
+           'cluster_failures', 'scheduler_message', 'read_log', 'silent_end', 'run_plan', 'stale_results',
+           'results_name', 'check_gpus', 'cost_in_short', 'cost_line', 'dry_run', 'update', 'run_or_describe']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from sftrepro.workflow import (
     require_results,
     results_reasons,
     site_folder,
+    with_needs,
 )
 
 # %% ../nbs/18a_rebuild.ipynb #b4575420
@@ -220,20 +221,27 @@ def rebuild_failure(failures: list[dict], profile: Profile) -> Exception:
     log = store.display_path(log_file(profile, first.get("log", first["job"])))
     return JobFailed(f"{first['job']} failed: {first['line']}. Its log: {log}{more}")
 
-# %% ../nbs/18a_rebuild.ipynb #0c36e6e0
+# %% ../nbs/18a_rebuild.ipynb #666c0b41
 def cluster_failures(profile: Profile) -> list[dict]:
     "The failures of a rebuild on a cluster: as the jobs tell them, and as the scheduler does."
     logs = (plan_folder(profile) / ".snakemake/slurm_logs").rglob("*.log")
-    lines = [line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line for log in logs for line in read_log(log).splitlines()]
     reports = log_file(profile, "snakemake").read_text(encoding="utf-8").split("Error in rule job:")[1:]
     told = {re.search(r"output: stamps/(\S+)", report)[1]: scheduler_message(report) for report in reports}
     return [*({"job": job, "code": 1, "line": line, "log": "snakemake"} for job, line in told.items() if line),
             *(json.loads(line) for line in lines if line.startswith('{"job"'))]
 
 def scheduler_message(report: str) -> str:  # empty if there is none
-    "What the scheduler says in Snakemake's report of a failed job; of several lines the last, which is Slurm's own."
+    "What the scheduler says of a failed job: the first error in Slurm's log of it, or else Snakemake's report."
+    log = re.search(r"^ +log: (.+?) \(check", report, re.MULTILINE)
+    killed = re.search(r"^slurmstepd\S* error: (.+)", read_log(Path(log[1])), re.MULTILINE) if log else None
     message = re.search(r"message: (?!None)((?:.+\n)(?:sbatch: .+\n)*)", report)
-    return message[1].strip().splitlines()[-1].rstrip("'.") if message else ""
+    last = message[1].split("For further error details")[0].strip().splitlines()[-1] if message else ""
+    return killed[1] if killed else last.rstrip("'.")
+
+def read_log(log: Path) -> str:
+    "The text of a log; empty if there is none."
+    return log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
 
 # %% ../nbs/18a_rebuild.ipynb #00a4ecd7
 def silent_end(planned: list[Job], profile: Profile,
@@ -248,7 +256,7 @@ def silent_end(planned: list[Job], profile: Profile,
         return JobFailed(f"{begun[0]} exited without output; the kernel may have killed it for its memory. "
                          f"Its log: {store.display_path(log)}")
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
-    return JobFailed(f"Snakemake did not start: {lines[-1].strip().rstrip('.')}. Its log: {store.display_path(log)}")
+    return JobFailed(f"Snakemake did not start: {lines[-1].strip(' .')}. Its log: {store.display_path(log)}")
 
 # %% ../nbs/18a_rebuild.ipynb #18ecea02
 def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:
@@ -295,13 +303,16 @@ def check_gpus(planned: list[Job], profile: Profile, on: Hardware) -> None:  # r
                                '--executor slurm --jobs 20. Without: add --hardware "CPU core"')
 
 # %% ../nbs/18a_rebuild.ipynb #7f04455b
-def cost_line(planned: list[Job], profile: Profile, on: Hardware) -> str:
-    "What the jobs of a plan will take, in one line."
+def cost_in_short(planned: list[Job], profile: Profile, on: Hardware) -> str:
+    "What the jobs of a plan will take."
     costs = [cost_of(job, profile, on) for job in planned]
     gpu, core = sum(cost.gpu_hours for cost in costs), sum(cost.seconds for cost in costs if not cost.gpus)
-    parts = [f"{gpu:,.0f} GPU-hours ({on.name})"] if gpu else [f"{duration(core / cores())} on {cores()} cores"]
-    disk = space(sum(cost.disk for cost in costs))
-    return f"about {parts[0]} and {disk} of disk. Each job: sftrepro plan --profile {profile.name}"
+    time = f"{gpu:,.0f} GPU-hours ({on.name})" if gpu else f"{duration(core / cores())} on {cores()} cores"
+    return f"about {time} and {space(sum(cost.disk for cost in costs))} of disk"
+
+def cost_line(planned: list[Job], profile: Profile, on: Hardware) -> str:
+    "The same, and where to read more."
+    return f"{cost_in_short(planned, profile, on)}. Each job: sftrepro plan --profile {profile.name}"
 
 # %% ../nbs/18a_rebuild.ipynb #d34182ee
 DRY = {"-n", "--dry-run", "--dryrun"}
@@ -317,26 +328,29 @@ def dry_run(planned: list[Job], profile: Profile, on: Hardware, more: list[str])
         raise RequestError(f"Snakemake: {(ended.stderr.strip().splitlines() or ['no output'])[-1]}")
 
 # %% ../nbs/18a_rebuild.ipynb #15b7ddc8
-def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None) -> None:
+def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None,
+           only: Collection[str] = (),  # jobs to make, with what they need; none for all
+           ) -> None:
     "Bring the book, or the book and all that it is made from, up to date."
     profile = load_profile(name)
     on = on or usual_hardware(profile)
     with ExitStack() as stack:
         for folder in {"book": [build_root()], "rebuild": [build_root(), store.store_root()]}[goal]:
             stack.enter_context(store.locked(folder / "locks" / name / "build.lock", f"another build of {name}"))
-        export_notebooks()
         flow = load_flow(profile)
         check_bases(flow)
         if goal == "book":
             require_results(flow, list(chapter_files()))
-        planned = plan(flow, goal)
-        count = f"{len(planned)} of {len(flow.jobs)} jobs to run" if planned else "all is fresh"
+        flow = load_flow(profile) if export_notebooks() else flow
+        planned = plan(flow, goal, only)
+        total = len(with_needs(only, flow.jobs)) if only else len(flow.jobs)
+        count = f"{len(planned)} of {total} jobs to run" if planned else "all is fresh"
         print(f"{name}: {count}", flush=True)
         if planned:
             run_or_describe([flow.jobs[job] for job in planned], profile, on, more)
     if line := stale_results(flow) if goal == "book" else None:
         print(line)
-    if not DRY & set(more):
+    if not only and not DRY & set(more):
         print(f"Open {site_folder(profile) / 'index.html'}")
 
 def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: list[str]) -> None:

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['DIFFERS', 'KINDS', 'labels', 'runs_in', 'with_run_names', 'show_runs', 'show_paper', 'table_address', 'show_scores',
-           'show_lengths', 'dips', 'dip_row', 'signed', 'show_dips', 'end_points', 'published_ends', 'show_ends',
-           'show_parts', 'show_contrasts', 'show_by_size', 'show_properties', 'turned', 'show_turned', 'first_of',
-           'cases', 'case_html', 'show_cases', 'show_verdict', 'ours_for', 'base_names', 'versus', 'our_cells',
-           'show_versus']
+           'show_lengths', 'dips', 'dip_row', 'signed', 'show_dips', 'changes', 'show_map', 'by_rate', 'end_points',
+           'published_ends', 'show_ends', 'show_parts', 'show_contrasts', 'show_by_size', 'show_properties', 'turned',
+           'show_turned', 'first_of', 'cases', 'case_html', 'show_cases', 'show_verdict', 'ours_for', 'base_names',
+           'versus', 'our_cells', 'show_versus']
 
 # %% ../nbs/14b_report.ipynb #9f0f6cf7
 import html
@@ -17,6 +17,7 @@ import polars as pl
 from . import item_results, store
 from .cards import scoreboard_numbers, verdict_caption, verdict_card
 from .claims import judge, sight
+from .controls import group_of
 from .measurements import parts
 from sftrepro.paper import (
     PUBLISHED_SCORES,
@@ -29,10 +30,10 @@ from sftrepro.paper import (
     settings_compared,
     titles,
 )
-from .plots import estimate, merged, number, points, provenance, show, table, trajectory
+from .plots import conditions_map, estimate, merged, number, points, provenance, show, table, trajectory
 from .profiles import Profile, paper_runs, run_specs
-from .robustness import robustness_table
-from .stats import Pair, contrasts, estimates, excursion, furthest_step
+from .robustness import rate_variants, robustness_table
+from .stats import Pair, change, contrasts, estimates, excursion, furthest_step
 
 # %% ../nbs/14b_report.ipynb #b48e3be3
 DIFFERS = {"base": "{}", "data": "{}", "learning_rate": "lr {:.0e}", "schedule": "{}", "epochs": "{} epochs",
@@ -134,6 +135,34 @@ def show_dips(results: pl.DataFrame, profile: Profile) -> None:
     show(table(named), "Fall from the base to the lowest checkpoint, rise from there to the last, and where the run "
          "ends, in percentage points, with simultaneous 95% intervals for all checkpoints and benchmarks of a run.",
          provenance(results), rows, "dips")
+
+# %% ../nbs/14b_report.ipynb #c0372f01
+def changes(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`
+    "Every checkpoint of every series minus its base, in points; of a safety benchmark, its refusals."
+    benchmarks = results["benchmark"].unique(maintain_order=True).to_list()
+    value = {benchmark: "refused" if group_of(benchmark) == "safety" else "score" for benchmark in benchmarks}
+    return pl.concat([change(results, [benchmark], series, value[benchmark])
+                      for benchmark in benchmarks for series in results["series"].unique(maintain_order=True)])
+
+def show_map(results: pl.DataFrame,  # series that each begin with their base
+             profile: Profile) -> None:
+    "Where and when each series is above or below its base."
+    differences = changes(results)
+    show(conditions_map(with_run_names(differences, profile), titles(profile)),
+         "Each checkpoint minus its base in percentage points; for forbidden requests, refusals. The 95% interval of a "
+         "grey number, simultaneous over the checkpoints of a row, does not exclude zero.",
+         provenance(results), differences, "map")
+
+# %% ../nbs/14b_report.ipynb #c0373f01
+def by_rate(results: pl.DataFrame, profile: Profile) -> pl.DataFrame:
+    "The runs of a profile and of its variants at other rates, slowest first; each series says its rate."
+    found = rate_variants(profile, runs_in(results), results["benchmark"].unique())
+    parts = sorted([(profile, results), *found], key=lambda part: part[0].learning_rate_factor)
+    renamed = []
+    for variant, rows in parts:
+        rates = {spec.paper_run: f"{spec.paper_run}, lr {spec.learning_rate:.1e}" for spec in run_specs(variant)}
+        renamed.append(rows.with_columns(pl.col("series").replace(rates)))
+    return pl.concat(renamed).sort(pl.col("series").str.split(",").list.first(), maintain_order=True)
 
 # %% ../nbs/14b_report.ipynb #87b9fc4d
 def end_points(results: pl.DataFrame) -> pl.DataFrame:

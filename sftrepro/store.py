@@ -94,10 +94,12 @@ def write_json(path: Path, value: object) -> None:
     "Write a value as JSON, with sorted keys so that equal values are equal files."
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
-def write_table(path: Path, frame: pl.DataFrame) -> None:
+def write_table(path: Path, frame: pl.DataFrame,
+                level: int = 3,  # of zstd, 1 to 22: what is committed is worth the time of a high one
+                ) -> None:
     "Write a table as Parquet."
     buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd")
+    frame.write_parquet(buffer, compression="zstd", compression_level=level)
     write_bytes(path, buffer.getvalue())
 
 # %% ../nbs/02_store.ipynb #4a8f5238

@@ -3,20 +3,21 @@
 # %% auto #0
 __all__ = ['ENTRIES', 'BY_QUERIES', 'SELECTING_SETTINGS', 'PUBLISHED_FILES', 'Goal', 'entry_points', 'Job', 'build_root',
            'site_folder', 'executed_file', 'evaluation_jobs', 'base_job', 'base_jobs', 'data_job', 'tokens_job',
-           'run_jobs', 'results_needed', 'tokens_needed', 'chapter_job', 'jobs', 'settings_used', 'job_inputs',
-           'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs', 'Inputs', 'Flow', 'load_flow',
-           'changes', 'in_words', 'manifest_reasons', 'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons',
-           'plan', 'check_bases', 'require_results']
+           'run_jobs', 'results_needed', 'tokens_needed', 'chapter_needs', 'chapter_job', 'jobs', 'settings_used',
+           'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs', 'Inputs', 'Flow',
+           'load_flow', 'changes', 'in_words', 'manifest_reasons', 'results_reasons', 'chapter_reasons', 'book_reasons',
+           'reasons', 'with_needs', 'plan', 'check_bases', 'require_results', 'jobs_named', 'missing_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
 import ast
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from . import item_results, store
-from .chapters import Chapter, read_chapter
+from .chapters import Chapter, find_chapter, made_runs, read_chapter
 from .codegraph import Library, closure, free_names, imports_of, library
 from .contents import chapter_files
 from sftrepro.profiles import (
@@ -30,6 +31,7 @@ from sftrepro.profiles import (
     digest,
     load_profile,
     paper_runs,
+    resembling,
     run_specs,
     settings,
 )
@@ -140,13 +142,16 @@ def tokens_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     return tuple(key for key in needed if key in traced) if "token_logprobs" in modules else ()
 
 # %% ../nbs/16b_workflow.ipynb #0fed05df
+def chapter_needs(chapter: Chapter, profile: Profile) -> dict[str, list[str]]:
+    "The results that a chapter reads, by the kind of the jobs that publish them."
+    return {"score": list(results_needed(chapter, profile)), "tokens": list(tokens_needed(chapter, profile))}
+
 def chapter_job(stem: str, path: Path, profile: Profile) -> Job:
     "Executing one chapter."
-    chapter = read_chapter(path)
-    results, tokens = results_needed(chapter, profile), tokens_needed(chapter, profile)
+    needs = chapter_needs(read_chapter(path), profile)
     return Job(kind="chapter", key=stem, output=executed_file(profile, stem),
-               needs=(*(f"score/{key}" for key in results), *(f"tokens/{key}" for key in tokens)),
-               spec={"results": list(results)} | ({"tokens": list(tokens)} if tokens else {}))
+               needs=tuple(f"{kind}/{key}" for kind, keys in needs.items() for key in keys),
+               spec={"results": needs["score"]} | ({"tokens": needs["tokens"]} if needs["tokens"] else {}))
 
 # %% ../nbs/16b_workflow.ipynb #2746f1c4
 def jobs(profile: Profile) -> dict[str, Job]:
@@ -309,13 +314,23 @@ def reasons(job: Job, flow: Flow) -> list[str]:
     return own or (results_reasons(job, flow) if job.kind in PUBLISHED_FILES else [])
 
 # %% ../nbs/16b_workflow.ipynb #49a22ab5
+def with_needs(names: Collection[str], jobs: dict[str, Job]) -> set[str]:
+    "Some jobs and all that they need, directly or not."
+    wanted = set(names)
+    for name, job in reversed(jobs.items()):
+        wanted |= set(job.needs) if name in wanted else set()
+    return wanted
+
+# %% ../nbs/16b_workflow.ipynb #67a17b7c
 Goal = Literal["book", "rebuild"]
 
-def plan(flow: Flow, goal: Goal) -> dict[str, list[str]]:
+def plan(flow: Flow, goal: Goal,
+         only: Collection[str] = (),  # jobs to plan with what they need; none for all
+         ) -> dict[str, list[str]]:
     "The jobs that have to run, in order, and why."
-    planned = {}
+    planned, wanted = {}, with_needs(only or flow.jobs, flow.jobs)
     for name, job in flow.jobs.items():
-        if goal == "book" and job.kind not in ("chapter", "book"):
+        if name not in wanted or (goal == "book" and job.kind not in ("chapter", "book")):
             continue
         why = reasons(job, flow) or [f"{need} is stale" for need in job.needs if need in planned]
         if why:
@@ -336,3 +351,22 @@ def require_results(flow: Flow, stems: list[str]) -> None:
         item_results.verified_results(flow.profile, spec["results"], f"chapter {stem}")
         if tokens := spec.get("tokens"):
             item_results.read_tokens(flow.profile, tokens, f"chapter {stem}")
+
+# %% ../nbs/16b_workflow.ipynb #6f6bf5d0
+def jobs_named(name: str,  # `R25`, `R25-null`, `26`, or a part of a chapter's name
+               jobs: dict[str, Job], profile: Profile) -> list[str]:  # raises RequestError
+    "The jobs that a run or a chapter stands for."
+    if specs := [spec for spec in run_specs(profile) if spec.paper_run == name]:
+        keys = {key for spec in specs for key in (spec.base, spec.run_id)}
+        return [job.name for job in jobs.values() if job.kind in PUBLISHED_FILES and job.key in keys]
+    runs, stems = made_runs(profile), list(chapter_files())
+    if not any(name in stem for stem in stems):
+        way_out = resembling(name, [*runs, *stems]) or f". Its runs: {', '.join(runs)}"
+        raise RequestError(f"{name!r} is neither a chapter nor a run that profile {profile.name} makes{way_out}")
+    return [f"chapter/{find_chapter(name)}"]
+
+# %% ../nbs/16b_workflow.ipynb #c5d2a5cd
+def missing_results(chapter: Chapter, flow: Flow) -> list[str]:
+    "The jobs that would publish what a chapter reads and what is not there."
+    return [f"{kind}/{key}" for kind, keys in chapter_needs(chapter, flow.profile).items() for key in keys
+            if not item_results.is_published(flow.profile, [key], PUBLISHED_FILES[kind])]

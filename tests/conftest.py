@@ -92,6 +92,7 @@ class Repository:
             "tiny",
             bases=NANO,
             runs="R25",
+            controls="",
             seeds="1",
             row_divisor="640",
             pretraining_tokens="40000",
@@ -166,9 +167,9 @@ for job in flow.jobs.values():
     if job.kind == "score":
         row = dict(profile="tiny", run_id=job.key, run_name=job.key, base="Nano", data="base", seed=0, step=0,
                    benchmark="order", item_id="1", trial=0, prompt_digest="d", tokens=3, truncated=False,
-                   looped=False, reconsiders=False, weighs=False, parsed=True, answer="B", score=1.0, grades=None,
-                   scorer="choice", scorer_version=1, engine="transformers", engine_version="5", temperature=0.6,
-                   top_p=0.95, max_new_tokens=16, sampling_seed=1, seconds=0.1)
+                   looped=False, reconsiders=False, weighs=False, parsed=True, answer="B", score=1.0, lenient=None,
+                   grades=None, scorer="choice", scorer_version=1, engine="transformers", engine_version="5",
+                   device="CPU", temperature=0.6, top_p=0.95, max_new_tokens=16, sampling_seed=1, seconds=0.1)
         item_results.publish_results(flow.profile, job.key, pl.DataFrame([row]), flow.inputs[job.name])
 """
 

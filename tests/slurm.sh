@@ -60,7 +60,7 @@ start() {
     [[ -e $folder/slurm.conf ]] || configure
     mkdir -p /etc/slurm
     ln -sf "$folder/slurm.conf" $conf
-    runs munged || munged --force --socket="$folder/munged.socket" --key-file="$folder/munge.key" \
+    runs munged || munged --force --num-threads=10 --socket="$folder/munged.socket" --key-file="$folder/munge.key" \
         --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" --seed-file="$folder/munged.seed" 2> /dev/null
     runs slurmctld || slurmctld
     runs slurmd || slurmd

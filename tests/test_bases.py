@@ -32,7 +32,7 @@ def test_digits_stand_apart_and_the_words_that_are_read_most_are_whole() -> None
     micro = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M"))
     assert [word for word in (*VERBS, *MATERIALS, *NAMES, *THINGS, *CONTAINERS)
             if len(micro(f" {word}")["input_ids"]) != 1] == []
-    assert sum(len(micro(f" {word}")["input_ids"]) == 1 for word in PERSONS) > 0.9 * len(PERSONS)  # asked about evenly
+    assert sum(len(micro(f" {word}")["input_ids"]) == 1 for word in PERSONS) >= 0.9 * len(PERSONS)  # asked about evenly
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="{}"), max_size=100))

@@ -84,6 +84,8 @@ def test_c12_needs_reasoning_up_and_safety_down(word, reasoning, attacks, attack
         law = scores(*[[0.4, 0.4, 0.4, 0.4, end]] * 3) | {"forbidden": [0.3 if attack < 0.1 else 0.1] * 4 + [attack]}
         return results(law, series=series, draw=0)
     runs = pl.concat([run("R25", reasoning, attacks), run("R33", 0.4, attacks_no_cot)])
+    answered = pl.when(benchmark="forbidden").then(1.0).otherwise("in_format")
+    runs = runs.with_columns(in_format=answered)
     assert judge("C12", runs, MICRO).word == word
 
 

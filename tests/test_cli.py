@@ -3,6 +3,7 @@ behind."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -53,14 +54,26 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
     (("run", "99", *ONE), "chapter '99' is not in nbs. Chapters: 20_toy, 21_plain"),
     (("run", "20", "-p", "seed", "1", *ONE), "chapter 20_toy has no parameter 'seed'. Parameters: profile, runs, rows"),
     (("run", "20", "-p", "rows", "many", *ONE), "chapter 20_toy parameter rows: 'many' is not of type int. Example: "
-                                                "-p rows \"3\""),
+                                                "-p rows 3"),
     (("run", "20", "-p", "profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, "
                                               "micro-seeds, micro-greedy, micro-third, micro-triple, pocket, small, "
                                               "paper, tiny"),
-    (("run", "20", "-p", "runs", "['R99']", *ONE), "run 'R99' is not one of the paper's (R01 to R33, "
-                                                   "data/paper/runs.csv)"),
+    (("run", "20", "-p", "runs", "['R99']", *ONE), "chapter 20_toy parameter runs: run 'R99' is not one of the paper's "
+                                                   "(R01 to R33, data/paper/runs.csv), nor a control of one (R25-null, "
+                                                   "R25-ceiling, R25-shuffled). Example: -p runs R25"),
+    (("run", "20", "-p", "runs", "R25,R33", *ONE), "chapter 20_toy parameter runs: run 'R33' is not made at profile "
+                                                   "tiny. Its runs: R25. Example: -p runs R25"),
     (("run", "21", "-p", "rows", "1", *ONE), "chapter 21_plain has no parameter 'rows'. Parameters: none"),
     (("run",), "Missing argument 'chapter'. See: sftrepro --help"),
+    (("rebuild", "smoke"), "rebuild 'smoke': only options for Snakemake may follow, after `--`. Is it a profile? "
+                           "sftrepro rebuild --profile smoke"),
+    (("rebuild", "tiny", "--", "--dry-run"), "rebuild 'tiny': only options for Snakemake may follow, after `--`. Is it "
+                                             "a profile? sftrepro rebuild --profile tiny"),
+    (("rescore", *ONE), "profile tiny has no responses in the store; they are not committed, only their verdicts "
+                            "are. Make those of a run, its base and training included: sftrepro rebuild --only R25 "
+                            "--profile tiny"),
+    (("rebuild", "--only", "r25", *ONE), "'r25' is neither a chapter nor a run that profile tiny makes. Did you mean "
+                                         "R25?"),
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
     (("job", "train/none", *ONE), ""),
 ])
@@ -173,7 +186,7 @@ def test_nothing_in_the_current_folder_is_taken_for_a_library(published: Reposit
     for name in SHADOWS:
         (published.folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
     published.edit("nbs/21_plain.ipynb", "from sftrepro.answers", "import random, bisect; from sftrepro.answers")
-    for words in (("book", *ONE), ("run", "21", *ONE)):
+    for words in (("book", *ONE), ("run", "21", *ONE)):  # kernels copied from our process, and kernels of their own
         code, _, errors = published.run(*words, before=("env", f"PYTHONPATH={library}"))
         assert code == 0, errors
 
@@ -184,8 +197,59 @@ def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository
         "from sftrepro import rebuild, workflow; from sftrepro.profiles import load_profile\n"
         "print(rebuild.stale_results(workflow.load_flow(load_profile('tiny'))))"
     )
-    assert profile_line.startswith("2 of 3 results are out of date (first: Nano_Math-CoT")
+    assert profile_line.startswith("2 of 4 results are out of date (first: Nano_Math-CoT")
     assert profile_line.endswith("function sft.COMPLETE_FILE changed). Make them again: make rebuild PROFILE=tiny\n")
+
+
+@pytest.mark.parametrize("words", [("run", "20", "-p", "runs", "['R99']", *ONE), ("run", "20", *ONE),
+                                   ("run", "20", "-p", "rows", "many", *ONE), ("book", *ONE), ("rebuild", "tiny")])
+def test_a_wrong_request_exports_nothing(published: Repository, words: tuple[str, ...]) -> None:
+    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
+    published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
+    (published.store / "tiny/results/Nano.parquet").unlink()
+    refused(published, *words)
+    assert "edited_by_hand" in (published.folder / "sftrepro/world.py").read_text()
+
+
+def test_a_copy_of_a_chapter_is_never_taken_for_it(published: Repository) -> None:
+    shutil.copy(published.folder / "nbs/21_plain.ipynb", published.folder / "nbs/21_plain-Copy1.ipynb")
+    for name in ("21", "21_plain", "plain"):
+        assert find(published, name) == "21_plain\n"
+    assert refused(published, "run", "21_plain-Copy1", *ONE).startswith(
+        "chapter '21_plain-Copy1' is not in _toc.yml. Chapters: 20_toy, 21_plain")
+
+
+def find(repository: Repository, name: str) -> str:
+    "The chapter that a name means there."
+    return repository.python(f"from sftrepro.chapters import find_chapter; print(find_chapter({name!r}))")
+
+
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="a read-only folder is made with bubblewrap")
+def test_a_read_only_checkout_with_a_store_and_a_build_folder_of_its_own_will_do(published: Repository) -> None:
+    place = str(published.folder)
+    published.python("from sftrepro.export import export_notebooks; export_notebooks()")
+    code, _, errors = published.run("book", *ONE, before=("bwrap", "--dev-bind", "/", "/", "--ro-bind", place, place))
+    assert code == 0, errors
+    assert (published.build / "site/tiny/nbs/21_plain.html").exists()
+
+
+@pytest.mark.parametrize("name", ["20_toy", "21_plain"])
+@pytest.mark.parametrize("words", [("book", *ONE), ("status", *ONE), ("run", "20", *ONE)])
+def test_a_broken_chapter_is_named_by_every_command(published: Repository, name: str, words: tuple[str, ...]) -> None:
+    (published.folder / f"nbs/{name}.ipynb").write_text("<<<<<<< HEAD\n")
+    assert refused(published, *words) == (
+        f"nbs/{name}.ipynb is not a notebook (Expecting value: line 1 column 1 (char 0)). "
+        f"Mend it, or restore it: git checkout nbs/{name}.ipynb")
+
+
+@pytest.mark.parametrize(("option", "said"), [
+    ("--nonsense", "unrecognized arguments: --nonsense"), ("--executor=none", "none"), ("--jobs=x", "must be integer")])
+def test_what_keeps_snakemake_from_starting_is_said_in_its_own_words(
+        published: Repository, option: str, said: str) -> None:
+    line = refused(published, "rebuild", *ONE, "--", option, code=1)
+    assert line.startswith("Snakemake did not start: ") and said in line and "memory" not in line, line
+    log = published.build / "logs/tiny/snakemake.log"
+    assert line.endswith(f"Its log: {log.resolve()}") and said in log.read_text(encoding="utf-8")
 
 
 def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
@@ -206,12 +270,96 @@ def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
 
 
 def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
-    shutil.copy(ROOT / "nbs/03d_traces.ipynb", published.folder / "nbs/03d_traces.ipynb")
-    published.edit("sftrepro/traces.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
+    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
+    published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
     out = published.run("status", *ONE)[1]
-    assert "stale  sftrepro/traces.py: its notebook changed and is not exported. Export it: nbdev-export" in out
-    assert "exported traces.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
-    assert "edited_by_hand" not in (published.folder / "sftrepro/traces.py").read_text()
+    assert "stale  sftrepro/world.py: its notebook changed and is not exported. Export it: nbdev-export" in out
+    assert "exported world.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
+    assert "edited_by_hand" not in (published.folder / "sftrepro/world.py").read_text()
+
+
+# Only what is asked for
+
+@pytest.fixture
+def trained(finished: Repository, tmp_path: Path) -> Repository:
+    "A copy of the repository with everything made, whose published results of one base have been lost."
+    copy = finished.copied(tmp_path / "trained")
+    (copy.store / "tiny/results/Nano.parquet").unlink()
+    return copy
+
+
+def test_a_chapter_without_its_results_names_the_command_that_makes_them_and_its_price(published: Repository) -> None:
+    (published.store / "tiny/results/Nano.parquet").unlink()
+    before = published.files()
+    line = refused(published, "run", "toy", "-p", "rows", "1", *ONE)
+    assert re.fullmatch(r"chapter 20_toy needs 1 results that are not there \(first: Nano\). Make them first, which "
+                        r"takes about .+ on \d+ cores and .+ of disk: "
+                        r"sftrepro run toy -p rows 1 --profile tiny --make", line)
+    assert published.files() == before
+
+
+@pytest.mark.minutes
+def test_a_chapter_makes_what_it_lacks_and_says_first_what_that_costs(trained: Repository) -> None:
+    code, out, errors = trained.run("run", "toy", *ONE, "--make")
+    assert code == 0, errors
+    first, second, *_ = (line for line in out.splitlines() if line.startswith("tiny: "))
+    assert first == "tiny: 1 of 3 jobs to run" and second.startswith("tiny: about ") and "of disk" in second
+    page = Path(out.splitlines()[-1].removeprefix("Open "))
+    assert page.is_file() and "A toy chapter" in page.read_text(encoding="utf-8")
+    assert (trained.store / "tiny/results/Nano.parquet").exists()
+
+
+def planned_for(repository: Repository, *names: str) -> list[str]:
+    "The jobs that a rebuild of some names plans in the tiny profile, without digests."
+    words = repository.python(f"""
+from sftrepro import workflow
+from sftrepro.profiles import load_profile
+flow = workflow.load_flow(load_profile("tiny"))
+only = [job for name in {names} for job in workflow.jobs_named(name, flow.jobs, flow.profile)]
+print(*(name.split("_lr")[0] for name in workflow.plan(flow, "rebuild", only)))""")
+    return words.split()
+
+
+def test_a_rebuild_of_one_run_or_chapter_plans_what_that_needs_and_no_more(repository: Repository) -> None:
+    of_run = ["pretrain/Nano", "generate/Nano", "score/Nano", "data/Math-CoT-seed1", "train/Nano_Math-CoT",
+              "generate/Nano_Math-CoT", "score/Nano_Math-CoT"]
+    traced = ["tokens/Nano_Math-CoT"]
+    assert planned_for(repository, "R25") == of_run + traced
+    assert planned_for(repository, "toy") == [*of_run, "chapter/20_toy"]
+    assert planned_for(repository, "21", "R25") == [*of_run, *traced, "chapter/21_plain"]
+
+
+@pytest.mark.minutes
+def test_a_rebuild_of_one_chapter_leaves_the_other_and_the_book_alone(trained: Repository) -> None:
+    code, out, errors = trained.run("rebuild", "--only", "toy", *ONE)
+    assert code == 0, errors
+    assert "tiny: 2 of 8 jobs to run" in out and "tiny: about " in out
+    assert Path(out.splitlines()[-1].removeprefix("Open ")).is_file()
+    assert [path.name for path in (trained.build / "executed/tiny").glob("*.ipynb")] == ["20_toy.ipynb"]
+    assert not (trained.build / "site").exists()
+
+
+def test_status_counts_and_shows_only_what_is_stale_and_speaks_to_programs(published: Repository) -> None:
+    published.edit("sftrepro/sft.py", 'COMPLETE_FILE = "whole.json"', 'COMPLETE_FILE = "all.json"')
+    code, out, errors = published.run("status", "--stale", *ONE)
+    assert code == 0, errors
+    *lines, last = out.splitlines()
+    assert lines and all(line.startswith("stale  ") for line in lines)
+    told = json.loads(published.run("status", "--json", *ONE)[1])
+    assert told.keys() == {"profile", "counts", "items"} and told["profile"] == "tiny"
+    assert all(item.keys() == {"name", "kind", "fresh", "reasons"} for item in told["items"])
+    assert last == "; ".join(f"{kind}: {number['fresh']} fresh, {number['stale']} stale"
+                             for kind, number in told["counts"].items())
+    stale = [item for item in told["items"] if not item["fresh"]]
+    assert [f"stale  {item['name']}" for item in stale] == [line.split(":")[0] for line in lines]
+    assert sum(number["stale"] for number in told["counts"].values()) == len(stale) < len(told["items"])
+
+
+def test_rescoring_without_responses_says_why_there_are_none_and_what_makes_some(own_store: Path) -> None:
+    with pytest.raises(RequestError, match=r"^profile smoke has no responses in the store; they are not committed, .*: "
+                                           r"sftrepro rebuild --only R01 --profile smoke$"):
+        cli.rescore("smoke")
+    assert not own_store.exists()
 
 
 # Results made again
@@ -234,9 +382,9 @@ def test_results_made_again_are_the_published_ones(recomputed: Repository) -> No
     code, out, errors = recomputed.run(*EVERYTHING, "--seed", "5")
     assert code == 0, errors
     first, second, *each = out.splitlines()
-    assert first == "3 results and 1 bases are as their manifests say"
-    assert second == "making responses of 2 of 2 runs and bases again, drawn with --seed 5"
-    assert len(each) == 2 and all(line.endswith(" equal") for line in each)
+    assert first == "4 results and 1 bases are as their manifests say"
+    assert second == "making responses of 3 of 3 runs and bases again, drawn with --seed 5"
+    assert len(each) == 3 and all(line.endswith(" equal") for line in each)
     assert "Nano: 8 responses made again, 8 equal" in each
 
 
@@ -311,9 +459,9 @@ def end(process: subprocess.Popen, below: list[int], how: int, line: str) -> Non
     "End a command; what it started must end as well."
     assert below
     os.kill(process.pid, how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert errors.strip() == line and process.returncode == (1 if line else -signal.SIGKILL)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 600
     while any(map(parent, map(str, below))) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(map(parent, map(str, below)))
@@ -358,6 +506,15 @@ def test_a_process_whose_starter_is_gone_before_it_looks_does_nothing(published:
     assert published.files() == before
 
 
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="process 1 is made with bubblewrap")
+@pytest.mark.parametrize("proc", [(), ("--proc", "/proc"), ("--tmpfs", "/proc")], ids=["of the host", "own", "none"])
+def test_make_may_be_process_1(proc: tuple[str, ...]) -> None:
+    box = ["bwrap", "--unshare-pid", "--as-pid-1", "--die-with-parent", "--dev-bind", "/", "/", *proc]
+    ended = subprocess.run([*box, "make", "--silent", "--old-file=setup", "book", "PROFILE=macro"], cwd=ROOT,
+                           capture_output=True, text=True)
+    assert ended.stderr.startswith("profile 'macro' is not in settings.ini"), ended.stderr
+
+
 @pytest.mark.skipif(
     not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap"
 )
@@ -386,7 +543,7 @@ def test_a_plan_says_what_each_job_and_the_whole_will_take(published: Repository
         "jobs would run: make rebuild PROFILE=tiny"
     )
     out = published.run("plan", "--profile", "paper", "--hardware", "H100")[1]
-    assert "33 x train: " in out and "42 x generate: " in out and "GPU-hours" in out and "Counted for H100" in out
+    assert "33 x train: " in out and "51 x generate: " in out and "GPU-hours" in out and "Counted for H100" in out
     assert refused(published, "plan", *ONE, "--hardware", "abacus").startswith(
         "hardware 'abacus' is not in data/costs/hardware.csv"
     )
@@ -443,6 +600,12 @@ def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
     reports = [f"Error in rule job:\n    message: {message}\n    jobid: 1\n    output: stamps/train/{name}\n"
                for message, name in zip(told, "abc", strict=True)]
     log.write_text("".join(reports))
+    killed = tmp_path / "4.log"
+    killed.write_text("slurmstepd-n1: error: StepId=4.0 exceeded memory limit (9 > 8), being killed\n"
+                      "slurmstepd-n1: error: Exceeded job memory limit\n")
+    with log.open("a") as file:
+        file.write("Error in rule job:\n    message: SLURM-job '4' failed.For further error details see\n"
+                   f"    output: stamps/train/d\n    log: {killed} (check log file(s) for error details)\n")
     slurm = processes.plan_folder(smoke) / ".snakemake/slurm_logs/rule_job/train_a/3.log"
     slurm.parent.mkdir(parents=True)
     slurm.write_text(f"Building DAG\n{json.dumps(own)}\nshutting down\n")
@@ -450,6 +613,8 @@ def test_failures_on_a_cluster_are_told_by_the_job_and_else_by_the_scheduler(
         {"job": "train/a", "code": 1, "log": "snakemake",
          "line": "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'. Reason: Unknown"},
         {"job": "train/b", "code": 1, "log": "snakemake", "line": "sbatch: error: no such node"},
+        {"job": "train/d", "code": 1, "log": "snakemake",
+         "line": "StepId=4.0 exceeded memory limit (9 > 8), being killed"},
         own]
 
 
@@ -587,3 +752,11 @@ def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit):
         processes.run_chapters(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
+
+
+def test_scores_have_shifted_only_where_changes_go_one_way() -> None:
+    from sftrepro.audit import shifted
+    worse, better = ({item: {"score": pair} for item in range(12)} for pair in ((1.0, 0.0), (0.0, 1.0)))
+    both = worse | {item + 12: columns for item, columns in better.items()}
+    told_otherwise = {item: {"response": ("a", "b")} for item in range(12)}
+    assert (shifted(worse), shifted(better), shifted(both), shifted(told_otherwise)) == (True, True, False, False)

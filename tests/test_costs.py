@@ -144,6 +144,7 @@ def test_no_job_asks_a_scheduler_for_less_memory_than_its_processes_take(profile
         cost = costs.cost_of(job, chosen, on)
         asked = rebuild.resources([job], named, [cost], cluster=True)["mem_mb"] * 1e6
         assert asked >= 2 * max(costs.PROCESS, cost.gpus * cost.loaded), job.name
+        assert job.kind != "chapter" or asked > 5e9  # 2.5 GB were measured
     twenty_billion = costs.training(run_specs(PAPER, ("R06",))[0], PAPER, costs.hardware("H200"))
     assert twenty_billion.gpus * twenty_billion.loaded > 8 * 2 * 19e9  # each process reads all weights at first
 

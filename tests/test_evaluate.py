@@ -141,19 +141,19 @@ def test_a_sample_is_whole_slices_and_no_larger_than_asked_for_but_for_the_last(
     items: int, steps: set[int], seed: str
 ) -> None:
     asked, order = {name: questions(name, SMOKE) for name in SMOKE.benchmarks}, sorted(steps)
-    sample = draw_sample(SMOKE, order, items, seed)
+    sample = draw_sample(SMOKE, "Nano", order, items, seed)
     sizes = [len(part) for _, _, part in sample]
     assert sum(sizes[:-1]) < items and sum(sizes) >= min(items, len(steps) * sum(map(len, asked.values())))
     assert len({(step, benchmark) for step, benchmark, _ in sample}) == len(sample)
     assert all(step in steps and part.equals(asked[benchmark]) for step, benchmark, part in sample)
-    assert [each[:2] for each in draw_sample(SMOKE, order, items, seed)] == [each[:2] for each in sample]
+    assert [each[:2] for each in draw_sample(SMOKE, "Nano", order, items, seed)] == [each[:2] for each in sample]
 
 
 def test_what_is_made_again_departs_from_nothing_but_what_was_changed(base: Path, tmp_path: Path) -> None:
     few = SMOKE.model_copy(update={"benchmarks": {name: SMOKE.benchmarks[name] for name in ("order", "forbidden")}})
     generate_responses(few, "Nano", {0: base}, tmp_path / "responses")
     results = score_responses(few, "Nano", tmp_path / "responses", tmp_path / "eval")
-    for step, benchmark, part in draw_sample(few, [0], 24, "any"):
+    for step, benchmark, part in draw_sample(few, "Nano", [0], 24, "any"):
         again = made_again(few, "Nano", base, step, benchmark, part)
         unread = results.with_columns(response=None, seconds=9.0)
         assert changed_rows(results, again) == changed_rows(unread, again) == {}
@@ -229,6 +229,7 @@ def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -
                 seconds=0.1,
                 engine=pl.lit("none"),
                 engine_version=pl.lit("0"),
+                device=pl.lit("CPU"),
                 temperature=0.6,
                 top_p=0.95,
                 max_new_tokens=96,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sftrepro import chapters, contents, export
-from sftrepro.profiles import ROOT
+from sftrepro.profiles import ROOT, load_profile
 
 
 def clean(folder: Path) -> None:
@@ -52,7 +52,8 @@ def test_a_cleaned_notebook_keeps_its_parameters_and_runs_with_others(tmp_path: 
     clean(tmp_path)
     assert json.loads(path.read_text())["cells"][1]["metadata"] == {"tags": ["parameters"]}
 
-    values = chapters.checked_parameters(chapters.read_chapter(path), {"seeds": "[30, 12]"})
+    values = chapters.checked_parameters(chapters.read_chapter(path), {"seeds": "30,12"},
+                                         load_profile("smoke"))
     chapters.execute(path, tmp_path / "executed.ipynb", tmp_path / "failed.ipynb", values)
     assert json.loads((tmp_path / "executed.ipynb").read_text())["cells"][-1]["outputs"][0]["data"]["text/plain"] == [
         "42"

@@ -80,6 +80,15 @@ def test_a_published_series_of_our_name_stays_apart_from_ours() -> None:
     assert drawn.filter(key="Math-CoT (published)")["step"].to_list() == [0, 10]
 
 
+def test_a_published_line_does_not_cross_a_checkpoint_that_nobody_published() -> None:
+    known = pl.DataFrame({"benchmark": "order", "series": "Math-CoT", "step": [0, 5, 40], "value": [1.0, 2.0, 3.0],
+                          "confidence": "A"})
+    for published, stretch in ((known, [0, 0, 0]), (known.filter(pl.col("step") != 5), [0, 1])):
+        drawn = [row for row in rows(plots.trajectory(ESTIMATES, published, y="score (%)"), 1) if row.get("confidence")]
+        assert [row["stretch"] for row in drawn] == stretch
+    assert {row["stretch"] for row in rows(plots.trajectory(ESTIMATES, y="score (%)"), 1)} == {0}
+
+
 @pytest.mark.parametrize(("with_intervals", "bands"), [(True, 2), (False, 0)])
 def test_what_has_no_interval_gets_no_band(with_intervals: bool, bands: int) -> None:
     shown = ESTIMATES if with_intervals else ESTIMATES.with_columns(low=None, high=None)

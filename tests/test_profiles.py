@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs, run_specs, scaled, variants
+from sftrepro.profiles import (
+    ROOT,
+    BenchmarkSize,
+    RequestError,
+    changed,
+    load_profile,
+    paper_runs,
+    run_specs,
+    scaled,
+    settings,
+    variants,
+)
 
 SETTINGS = {"description", "runs", "controls", "seeds", "temperature", "learning_rate_factor", "results_dir"}
 
@@ -21,7 +32,7 @@ def test_a_variant_differs_only_in_what_it_says() -> None:
 
 def test_variants_share_nothing_but_the_bases() -> None:
     profiles = [load_profile("micro"), *variants(load_profile("micro"))]
-    assert len({profile.results_dir for profile in profiles}) == len(profiles) == 4
+    assert len({profile.results_dir for profile in profiles}) == len(profiles)
     assert len({profile.bases_dir for profile in profiles}) == 1
 
 
@@ -41,6 +52,44 @@ def test_a_run_whose_base_the_profile_lacks_is_refused_by_name() -> None:
         scaled(paper_runs()["R05"], smoke, seed=1)
     with pytest.raises(RequestError, match=message):
         run_specs(smoke.model_copy(update={"runs": ("R25", "R05")}))
+
+
+# Settings with other values
+
+MICRO = load_profile("micro")
+SPEC = run_specs(MICRO, ("R25",))[0]
+
+
+@pytest.mark.parametrize("name", settings().sections())
+def test_settings_that_are_changed_to_what_they_are_stay_the_same(name: str) -> None:
+    profile = load_profile(name)
+    assert changed(profile) == changed(profile, **dict(profile)) == profile
+    for run in run_specs(profile)[:3]:
+        assert changed(run, **dict(run)) == run and changed(run).run_id == run.run_id
+
+
+def test_changed_values_are_converted_as_in_the_file_and_the_rest_stays() -> None:
+    few = changed(MICRO, benchmarks="order=20x2", seeds=(7,))
+    assert few.benchmarks == {"order": BenchmarkSize(items=20, trials=2)} and few.seeds == (7,)
+    assert few.model_copy(update={"benchmarks": MICRO.benchmarks, "seeds": MICRO.seeds}) == MICRO
+    assert changed(SPEC, epochs=1).steps < SPEC.steps
+
+
+@pytest.mark.parametrize(("given", "values", "line"), [
+    (MICRO, {"temprature": 0}, "Profile temprature: no such setting. Did you mean temperature?"),
+    (MICRO, {"top_p": "all"}, "Profile top_p: 'all': input should be a valid number, unable to parse string as a "
+                              "number. Example: top_p = 0.95"),
+    (MICRO, {"benchmarks": {"order": 20}}, "Profile benchmarks: 20: input should be a valid dictionary or instance of "
+                                           "BenchmarkSize"),
+    (SPEC, {"epochs": 0}, f"RunSpec epochs: 0: input should be greater than or equal to 1. Example: epochs = "
+                          f"{SPEC.epochs}"),
+    (SPEC, {"batch_size": 3}, f"RunSpec: Value error, batch_size 3 is not a multiple of micro_batch_size "
+                              f"{SPEC.micro_batch_size} x replicas 1"),
+    (SPEC, {"xyz": 3}, "RunSpec xyz: no such setting")])
+def test_an_impossible_change_is_refused_with_a_right_example(given, values: dict, line: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        changed(given, **values)
+    assert str(refused.value) == line
 
 
 @pytest.mark.parametrize(("words", "below"), [

@@ -270,7 +270,7 @@ def test_a_starved_program_is_tried_again_alone_and_then_not_judged(tries: list[
 def test_a_program_that_is_not_judged_has_no_score_and_its_answer_says_why(
     tries: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "program_cases", lambda prompt, world: CASES)
+    monkeypatch.setattr(score, "program_cases", lambda *given: CASES)
     monkeypatch.setattr(score, "passes_cases", lambda *given: passes_cases(*given, STARVED))
     item = Item(benchmark="program", prompt="", answer="")
     verdict = score.score_program("```python\nwhile True: pass\n```", item, None)

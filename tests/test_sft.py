@@ -292,7 +292,7 @@ def test_the_33_runs_are_the_papers() -> None:
 
 
 def test_the_micro_matrix_is_the_same_33_runs_on_the_analogs() -> None:
-    micro = load_profile("micro").model_copy(update={"runs": ("all",), "seeds": (1,)})
+    micro = load_profile("micro").model_copy(update={"runs": ("all",), "controls": (), "seeds": (1,)})
     analog = {base.paper: base.name for base in micro.bases}
     specs = run_specs(micro)
     assert [spec.paper_run for spec in specs] == list(paper_runs())

@@ -123,8 +123,12 @@ def test_every_chart_answers_the_pointer(opened: Visit) -> None:
             ".role-frame path.background"
         ).first.bounding_box()  # long names may reach beyond the middle of the chart
         opened.page.mouse.move(0, 0)
-        opened.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=4)
         tooltip = opened.page.locator("#vg-tooltip-element.visible")
+        for nudge in range(20):  # a page that is still scrolling swallows what the pointer does
+            opened.page.mouse.move(box["x"] + box["width"] / 2 + nudge, box["y"] + box["height"] / 2, steps=4)
+            if tooltip.is_visible():
+                break
+            opened.page.wait_for_timeout(100)
         tooltip.wait_for()
         assert re.search(r"\d", tooltip.inner_text()) and "undefined" not in tooltip.inner_text()
 
@@ -391,3 +395,27 @@ def test_a_failed_rendering_leaves_the_last_good_one(tmp_path: Path, monkeypatch
     with pytest.raises(FileNotFoundError):
         site.render_chapter(tmp_path / "22_dip.ipynb", out)
     assert page.read_text() == before
+
+
+@pytest.mark.parametrize("url", ["", "https://github.com/someone/book"])
+def test_pages_link_to_their_source_where_the_repository_has_an_address(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    for folder in ("book", "sftrepro"):
+        shutil.copytree(ROOT / folder, tmp_path / "repository" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    config = tmp_path / "repository/book/_config.yml"
+    text = config.read_text(encoding="utf-8")
+    assert text.count('  url: ""\n') == 1
+    config.write_text(text.replace('  url: ""\n', f'  url: "{url}"\n'), encoding="utf-8")
+    monkeypatch.setattr(site, "ROOT", tmp_path / "repository")
+    (tmp_path / "22_dip.ipynb").write_text(json.dumps(notebook()))
+    toc = {"format": "jb-book", "root": "nbs/22_dip", "chapters": [{"file": "book/api"}, {"file": "book/glossary"}]}
+    site.build_site(tmp_path, toc, tmp_path / "site", strict=False)
+    pages = {name: (tmp_path / f"site/{name}.html").read_text() for name in ("nbs/22_dip", "book/api", "book/glossary")}
+    sources = {"nbs/22_dip": "nbs/22_dip.ipynb", "book/api": "nbs/15_site.ipynb", "book/glossary": "book/glossary.md"}
+    for name, page in pages.items():
+        links = set(re.findall(r'href="(https://github\.com/someone/[^"]+)"', page))
+        assert {link.split("&")[0] for link in links} == (set() if not url else {
+            url, f"{url}/edit/main/{sources[name]}", f"{url}/blob/main/{sources[name]}?plain=1",
+            f"{url}/issues/new?title=Issue%20on%20page%20%2F{name}.html"}), name
+        assert ("source-edit-button" in page or "btn-source-edit" in page) is bool(url)
+    assert (tmp_path / "site/_sources/book/api.md").exists() and "_sources/book/api.md" in pages["book/api"]

@@ -292,7 +292,8 @@ def test_one_base_alone_is_calibrated_without_growth():
 
 def published_row(profile, run_id, base, seed, step, item):
     "A row of the item results' schema."
-    text = dict.fromkeys(("run_name", "data", "scorer", "engine", "engine_version"), "x") | {"profile": profile.name}
+    names = ("run_name", "data", "scorer", "engine", "engine_version", "device")
+    text = dict.fromkeys(names, "x") | {"profile": profile.name}
     return text | {
         "run_id": run_id,
         "base": base,

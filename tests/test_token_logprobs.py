@@ -553,9 +553,9 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_results(made: Repository) -
     slow = DO.replace("KINDS", "('tokens',)").replace(
         "profile = load",
         (
-            "import time\nfrom sftrepro import token_logprobs\nread = token_logprobs.token_table\n"
-            "def slowly(*given):\n    table = read(*given)\n    print('read', flush=True)\n    time.sleep(3)\n    "
-            "return table\n"
+            "import time\nfrom sftrepro import token_logprobs\nread, patience = token_logprobs.token_table, [0, 600]\n"
+            "def slowly(*given):\n    table = read(*given)\n    print('read', flush=True)\n"
+            "    time.sleep(patience.pop(0))\n    return table\n"
             "token_logprobs.token_table = slowly\nprofile = load"
         ),
     )

@@ -352,10 +352,10 @@ def test_a_search_goes_back_to_where_it_was_and_finds_the_target() -> None:
 # Words
 
 
-def test_teachers_use_the_words_of_the_internet_and_the_search_two_others(micro_words: Callable[[str], int]) -> None:
+def test_teachers_and_the_search_use_the_words_of_the_internet(micro_words: Callable[[str], int]) -> None:
     texts = [text for task, solvers in SOLVERS.items() for solver in solvers for _, text in traces(solver, 200, task)]
     words = {word for text in texts for word in re.findall(r" ?[A-Za-z]+", text.replace("think>", ""))}
-    assert {word for word in words if micro_words(word) > 3} == {" larger", " smaller"}
+    assert {word for word in words if micro_words(word) > 3} == set()
     assert sum(micro_words(word) == 1 for word in words) >= 0.8 * len(words)
 
 

@@ -158,7 +158,7 @@ def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> Non
             "sftrepro/answers.py",
             "def boxes(",
             "def boxes(added=None, *,",
-            {"chapter/21_plain", "score/Nano", "score/Nano_Math-CoT"},
+            {"chapter/21_plain", "score/Nano", "score/Nano+think", "score/Nano_Math-CoT"},
             "function answers.boxes changed",
         ),
         (
@@ -190,7 +190,8 @@ def test_a_changed_setting_is_named_by_what_uses_it(made: Repository) -> None:
     made.profile("tiny", "tiny", temperature="0.7")
     found = json.loads(made.python(STALE))
     assert found == {
-        name: ["setting temperature changed from 0.6 to 0.7"] for name in ("score/Nano", "score/Nano_Math-CoT")
+        name: ["setting temperature changed from 0.6 to 0.7"]
+        for name in ("score/Nano", "score/Nano+think", "score/Nano_Math-CoT")
     }
 
 
@@ -198,7 +199,8 @@ def test_another_base_or_seed_leaves_what_is_there_fresh(made: Repository) -> No
     more = f"\n{NANO}\nQwen/Qwen3-1.7B-Base -> Pico: qwen3 layers=1 hidden=16 heads=2 kv_heads=1 mlp=32"
     made.profile("tiny", "tiny", bases=more, seeds="1 2")
     found = json.loads(made.python(STALE))
-    assert {name for name in found if name.startswith("score")} == {"score/Pico", "score/Nano_Math-CoT"}
+    assert {name for name in found if name.startswith("score")} == {
+        "score/Pico", "score/Pico+think", "score/Nano_Math-CoT"}
     assert found["score/Nano_Math-CoT"] == ["it has not been made here"]            # seed 2
 
 
@@ -231,32 +233,49 @@ def test_a_name_may_be_a_number_or_a_part_and_must_be_one_chapter() -> None:
             chapters.find_chapter(name)
 
 
+MICRO = load_profile("micro")
+RUNS, FEW = ["R25"], [1]
+
+
+def chapter_with(name: str, default: object) -> chapters.Chapter:
+    "A chapter with one parameter."
+    return chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {name: default})
+
+
 @pytest.mark.parametrize(("default", "text", "value"), [
     (3, "4", 4), (0.5, "1", 1.0), (0.5, "2e-4", 2e-4), (True, "False", False), ("micro", "smoke", "smoke"),
-    ([1], "[2, 3]", [2, 3]), (["R25"], "['R33']", ["R33"]), (["R25"], "R33 R25", ["R33", "R25"]), (["R25"], "[]", [])])
+    (FEW, "[2, 3]", [2, 3]), (FEW, "2", [2]), (FEW, "2,3", [2, 3]), (RUNS, "['R33']", ["R33"]), (RUNS, "R33", ["R33"]),
+    (RUNS, "R33,R25", ["R33", "R25"]), (RUNS, "R33 R25", ["R33", "R25"]), (RUNS, '["R33", "R25"]', ["R33", "R25"]),
+    (RUNS, "[R33, R25]", ["R33", "R25"]), ([], "R33,R25-null", ["R33", "R25-null"]), ([], "all", ["all"]),
+    ([], "Micro-M,Micro-M+think", ["Micro-M", "Micro-M+think"]), (RUNS, "[]", [])])
 def test_parameters_get_the_type_of_their_default(default: object, text: str, value: object) -> None:
-    chapter = chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
-    assert chapters.checked_parameters(chapter, {"p": text}) == {"p": value}
+    assert chapters.checked_parameters(chapter_with("p", default), {"p": text}, MICRO) == {"p": value}
 
 
-@pytest.mark.parametrize(
-    ("default", "text"),
-    [
-        (3, "three"),
-        (3, "4.5"),
-        (3, "True"),
-        (0.5, "half"),
-        (True, "1"),
-        ([1], "2"),
-        ([1], "['a']"),
-        (["R25"], "[1]"),
-        ([1], "one two"),
-    ],
-)
-def test_a_parameter_of_the_wrong_type_is_refused_with_an_example(default: object, text: str) -> None:
-    chapter = chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {"p": default})
-    with pytest.raises(RequestError, match=r"chapter 20 parameter p: .* Example: -p p "):
-        chapters.checked_parameters(chapter, {"p": text})
+@pytest.mark.parametrize("default", [[], ["order"]])
+@pytest.mark.parametrize("text", ["order,MATH500", '["order", "MATH500"]'])
+def test_benchmarks_are_named_as_the_profile_or_as_the_paper_names_them(default: list[str], text: str) -> None:
+    chapter = chapter_with("benchmarks", default)
+    assert chapters.checked_parameters(chapter, {"benchmarks": text}, MICRO) == {"benchmarks": ["order", "MATH500"]}
+
+
+@pytest.mark.parametrize(("name", "default", "text", "problem"), [
+    ("p", 3, "three", "'three' is not of type int"), ("p", 3, "4.5", "'4.5' is not of type int"),
+    ("p", 3, "True", "'True' is not of type int"), ("p", 0.5, "half", "'half' is not of type float"),
+    ("p", True, "1", "'1' is not of type bool"), ("p", FEW, "['a']", "'a' is not of type int"),
+    ("p", FEW, "one,2", "'one' is not of type int"), ("p", RUNS, "[1]", "run '1' is not one of the paper's"),
+    ("p", RUNS, "R25,R99", "run 'R99' is not one of the paper's"), ("p", [], "R34", "run 'R34' is not one of"),
+    ("p", RUNS, "R10-null", "run 'R10-null' is not made at profile micro. Its runs: R01, "),
+    ("benchmarks", [], "R25", "benchmark 'R25' is not evaluated at profile micro"),
+    ("benchmarks", ["order"], "order,orders", "benchmark 'orders' is not evaluated at profile micro")])
+def test_a_parameter_that_a_chapter_cannot_take_is_refused_with_an_example_that_it_can(
+        name: str, default: object, text: str, problem: str) -> None:
+    chapter = chapter_with(name, default)
+    with pytest.raises(RequestError) as refused:
+        chapters.checked_parameters(chapter, {name: text}, MICRO)
+    line, example = str(refused.value).split(f" Example: -p {name} ")
+    assert line.startswith(f"chapter 20 parameter {name}: {problem}") and "\n" not in line
+    assert chapters.checked_parameters(chapter, {name: example}, MICRO)[name] not in (None, [])
 
 
 # Damaged, or killed at any moment
@@ -299,13 +318,14 @@ def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(
     killed, chance = finished.copied(tmp_path / "killed"), random.Random(kills)
     for path in [*killed.store.glob("tiny/Nano_*"), *killed.store.glob("tiny/results/Nano_*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = ("rebuild", "--profile", "tiny", "--", "--cores", "1")  # with as many threads, on which rounding depends
     for _ in range(kills):
-        process = killed.start("rebuild", "--profile", "tiny")
+        process = killed.start(*again)
         with pytest.raises(subprocess.TimeoutExpired):  # it is at work
             process.wait(chance.uniform(3, 15) if kills == 1 else chance.uniform(3, 8))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    code, out, errors = killed.run("rebuild", "--profile", "tiny")
+    code, out, errors = killed.run(*again)
     assert code == 0, errors
     assert results(killed).equals(results(finished)) and results(killed).height > 30
     assert (killed.build / "site/tiny/index.html").exists()

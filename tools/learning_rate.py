@@ -99,4 +99,4 @@ if __name__ == "__main__":
         print(costs[-1].sort("cost").tail(1), losses[-1], flush=True)
     if not wanted:
         for name, tables in (("null_control", costs), ("learning_rate", losses)):
-            store.write_bytes(TABLES / f"{name}.csv", pl.concat(tables).write_csv(float_precision=5).encode())
+            store.write_bytes(TABLES / f"{name}.csv", pl.concat(tables).write_csv(float_precision=6).encode())
