@@ -71,7 +71,8 @@ OPPOSITE = {"+": "-", "-": "+", "*": "/", "/": "*"}
 def backwards(sum_: str) -> str:
     "The sum tested by its inverse, or calculated again if it has none."
     expression, result = sum_.split(" = ")
-    if (match := BINARY.fullmatch(expression)) is None or exact(result) == 0:
+    match = BINARY.fullmatch(expression)
+    if match is None or exact(result) == 0 or exact(match[3]) == 0:
         return f"{expression} = {written(exact(expression))}" + ("." if is_right(sum_) else f", not {result}.")
     first, sign, second = match.groups()
     value = exact({"+": f"{result}-{second}", "-": f"{result}+{second}", "*": f"({result})/({second})",
