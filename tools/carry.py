@@ -11,7 +11,7 @@ import polars as pl
 
 from sftrepro import store
 from sftrepro.item_results import tokens_file
-from sftrepro.profiles import Profile, load_profile, run_specs
+from sftrepro.profiles import Profile, load_profile
 from sftrepro.workflow import Flow, load_flow
 
 
@@ -37,14 +37,13 @@ def earlier(place: Path, run_id: str) -> Path | None:
 def carry_profile(profile: Profile, flow: Flow, fresh_at: str) -> int:
     "Carry all published results of a profile; how many there were."
     kinds = {"score": store.results_file, "tokens": tokens_file}
-    keys = [*(base.name for base in profile.bases), *(spec.run_id for spec in run_specs(profile))]
     count = 0
-    for kind, place in kinds.items():
-        for key in keys:
-            old = earlier(place(profile, key), key)
-            if old is not None and f"{kind}/{key}" in flow.jobs:
-                carry(old, place(profile, key), flow.inputs[f"{kind}/{key}"], fresh_at)
-                count += 1
+    for job in [job for job in flow.jobs.values() if job.kind in kinds]:
+        new = kinds[job.kind](profile, job.key)
+        old = earlier(new, job.key)
+        if old is not None:
+            carry(old, new, flow.inputs[job.name], fresh_at)
+            count += 1
     return count
 
 
