@@ -50,14 +50,15 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
 
 @pytest.mark.parametrize(("words", "line"), [
     (("book", "--profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, micro-seeds, "
-                                     "micro-greedy, micro-third, micro-triple, pocket, small, paper, tiny"),
+                                     "micro-greedy, micro-third, micro-triple, pocket, pocket-seeds, "
+                                     "pocket-gemma, small, paper, tiny"),
     (("run", "99", *ONE), "chapter '99' is not in nbs. Chapters: 20_toy, 21_plain"),
     (("run", "20", "-p", "seed", "1", *ONE), "chapter 20_toy has no parameter 'seed'. Parameters: profile, runs, rows"),
     (("run", "20", "-p", "rows", "many", *ONE), "chapter 20_toy parameter rows: 'many' is not of type int. Example: "
                                                 "-p rows 3"),
     (("run", "20", "-p", "profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, "
-                                              "micro-seeds, micro-greedy, micro-third, micro-triple, pocket, small, "
-                                              "paper, tiny"),
+                                              "micro-seeds, micro-greedy, micro-third, micro-triple, pocket, "
+                                              "pocket-seeds, pocket-gemma, small, paper, tiny"),
     (("run", "20", "-p", "runs", "['R99']", *ONE), "chapter 20_toy parameter runs: run 'R99' is not one of the paper's "
                                                    "(R01 to R33, data/paper/runs.csv), nor a control of one (R25-null, "
                                                    "R25-ceiling, R25-shuffled). Example: -p runs R25"),

@@ -5,6 +5,7 @@ from functools import cache
 from itertools import islice
 from random import Random
 
+import polars as pl
 import pytest
 import reasoning_gym
 from hypothesis import given
@@ -16,9 +17,12 @@ from sftrepro.bases import train_tokenizer
 from sftrepro.benchmarks import MADE, real_items
 from sftrepro.controls import group_of
 from sftrepro.evaluate import benchmarks_of, questions
+from sftrepro.item_results import read_results
+from sftrepro.measurements import measured
 from sftrepro.profiles import THINKING, load_profile, run_specs
 from sftrepro.score import scorer_of
 from sftrepro.solvers import MIXTURES, THINKERS, make, request_of
+from sftrepro.stats import estimates
 from sftrepro.word_problems import cube_item, family_item, gym, gym_items
 from sftrepro.workflow import jobs
 from sftrepro.world import Item, split_of
@@ -211,3 +215,33 @@ def test_the_profile_takes_at_most_two_hours_of_two_cores() -> None:
     chapters = ("chapter", "book")
     taken = [costs.cost_of(job, POCKET, on).seconds for job in jobs(POCKET).values() if job.kind not in chapters]
     assert sum(taken) / 2 <= 7200
+
+
+# What came out, as chapter 28a says it
+
+
+def ends(profile: str, *series: str) -> dict[tuple[str, str], tuple[float, float, float]]:
+    "Estimate and interval of each series and benchmark at its last step."
+    table = estimates(measured(load_profile(profile), list(series), []))
+    last = table.filter(pl.col("step") == pl.col("step").max().over("series"))
+    return {(row["series"], row["benchmark"]): (row["value"], row["low"], row["high"])
+            for row in last.iter_rows(named=True)}
+
+
+def test_both_data_sets_teach_the_domain_and_nothing_outside_it() -> None:
+    found = ends("pocket-seeds", "R24", "R31", "R24-shuffled", "SmolLM2-135M+think")
+    for run in ("R24", "R31"):
+        assert found[run, "Legs"][1] > 40
+        assert found[run, "ChainSum"][1] > 5
+        assert {found[run, name][0] for name in ("Families", "Sorting", "Cubes")} == {0}
+    assert max(value for (run, _), (value, *_) in found.items() if run not in ("R24", "R31")) < 3  # controls
+
+
+@pytest.mark.parametrize(("profile", "run"), [("pocket-seeds", "R24"), ("pocket-gemma", "R25")])
+def test_the_answers_outside_are_numbers(profile: str, run: str) -> None:
+    profile = load_profile(profile)
+    rows = read_results(profile, [spec.run_id for spec in run_specs(profile, (run,))])
+    boxes = rows.filter(pl.col("step") == pl.col("step").max(), "parsed",
+                        pl.col("benchmark").is_in(["Families", "Sorting", "Cubes"]))["answer"]
+    assert boxes.str.contains(r"^-?[\d.]+$").mean() > 0.95
+    assert len(boxes) > 50
