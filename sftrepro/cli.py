@@ -18,18 +18,17 @@ from typing import Annotated
 
 import typer
 
-from . import item_results, store
-from .audit import check_manifests, check_sample, progress
+from . import store
 from .chapters import checked_parameters, execute, find_chapter, read_chapter
 from .contents import chapter_files
 from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardware
 from .execution import do
 from .export import export_notebooks, unexported
-from .processes import cores, exit_line, own_gpus, run_chapters, run_in_turn, tie_to_parent
+from .processes import cores, exit_line, in_turns, own_gpus, run_in_turn, run_side_by_side, tie_to_parent
 from .profiles import Profile, RequestError, check_repository, digest, load_profile
 from .rebuild import results_name, update
 from sftrepro.workflow import (
-    PUBLISHED_FILES,
+    PUBLISHING,
     Job,
     build_root,
     executed_file,
@@ -70,6 +69,7 @@ def experiment(stem: str, given: dict[str, str], profile: Profile) -> Path:  # t
     values = checked_parameters(chapter, given)
     values |= {"profile": profile.name} if "profile" in chapter.parameters else {}
     changed = chapter._replace(parameters=chapter.parameters | values)
+    from sftrepro import item_results
     if results := results_needed(changed, profile):
         item_results.read_results(profile, results, f"chapter {stem}")
     if tokens := tokens_needed(changed, profile):
@@ -177,7 +177,7 @@ def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a 
 # %% ../nbs/19_cli.ipynb #611c0302
 def shown_job(job: Job) -> str:
     "The name of a job in `status`: a job that publishes is shown as its results."
-    return f"results/{results_name(job)}" if job.kind in PUBLISHED_FILES else job.name
+    return f"results/{results_name(job)}" if job.kind in PUBLISHING else job.name
 
 @app.command(epilog=examples("sftrepro status", "sftrepro status --profile smoke"))
 def status(profile: ProfileOption = "micro") -> None:
@@ -185,10 +185,10 @@ def status(profile: ProfileOption = "micro") -> None:
     flow = load_flow(load_profile(profile))
     for module in unexported():
         print(f"stale  sftrepro/{module}: its notebook changed and is not exported. Export it: nbdev-export")
-    shown = [job for job in flow.jobs.values() if job.kind in ("chapter", "book", *PUBLISHED_FILES)]
+    shown = [job for job in flow.jobs.values() if job.kind in ("chapter", "book", *PUBLISHING)]
     planned = plan(flow, "book")
     for job in shown:
-        why = results_reasons(job, flow) if job.kind in PUBLISHED_FILES else planned.get(job.name, [])
+        why = results_reasons(job, flow) if job.kind in PUBLISHING else planned.get(job.name, [])
         print(f"stale  {shown_job(job)}: {in_words(why)}" if why else f"fresh  {shown_job(job)}")
 
 # %% ../nbs/19_cli.ipynb #7c2a0816
@@ -230,6 +230,7 @@ def verify_results(
                                                             "whose checkpoints are not here.")] = False,
         ) -> None:
     "Check results and bases against their manifests, then make a random sample of responses again and compare."
+    from sftrepro.audit import check_manifests, check_sample
     chosen = load_profile(profile)
     published = check_manifests(chosen)
     if runs:
@@ -250,6 +251,7 @@ def changed_verdict(row: dict) -> str:
 def rescore(profile: ProfileOption = "micro") -> None:
     "Judge the stored responses by the present scorers and list the verdicts that change; nothing is written."
     from sftrepro import evaluate
+    from sftrepro.audit import progress
     chosen = load_profile(profile)
     if not (evaluations := evaluate.stored_evaluations(chosen)):
         raise RequestError(f"profile {profile} has no responses in the store. "
@@ -267,10 +269,10 @@ def rescore(profile: ProfileOption = "micro") -> None:
 # %% ../nbs/19_cli.ipynb #a13bf3a5
 @app.command("job", hidden=True)
 def do_job(names: list[str], profile: ProfileOption = "micro") -> None:
-    "Do one job, or several chapters; Snakemake calls this."
+    "Do some jobs: in turn those that concern one model, others side by side; Snakemake calls this."
     flow, gpus = load_flow(load_profile(profile)), os.environ.get("SFTREPRO_GPUS")
     with own_gpus(int(gpus)) if gpus else nullcontext():
-        if names[0].startswith("chapter/"):
-            run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
+        if names[0].startswith("chapter/") or len(in_turns(names)) > 1:
+            run_side_by_side(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
         else:
             run_in_turn(names, flow)
