@@ -748,10 +748,10 @@ class Late:
 
 def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = workflow.load_flow(load_profile("smoke"))
-    monkeypatch.setattr(processes, "copy_for", lambda job, flow: Late())
+    monkeypatch.setattr(processes, "copy_for", lambda names, flow: Late())
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit):
-        processes.run_chapters(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
+        processes.run_side_by_side(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
 
 
 def test_scores_have_shifted_only_where_changes_go_one_way() -> None:
@@ -760,3 +760,41 @@ def test_scores_have_shifted_only_where_changes_go_one_way() -> None:
     both = worse | {item + 12: columns for item, columns in better.items()}
     told_otherwise = {item: {"response": ("a", "b")} for item in range(12)}
     assert (shifted(worse), shifted(better), shifted(both), shifted(told_otherwise)) == (True, True, False, False)
+
+
+class Ended(Late):
+    "A copy that has ended."
+
+    def __init__(self, exitcode: int) -> None:
+        super().__init__()
+        self.code = exitcode
+
+    exitcode = property(lambda self: self.code)
+
+
+def test_side_by_side_each_job_waits_for_what_it_needs_and_only_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, begun = workflow.load_flow(load_profile("smoke")), []
+
+    def copy_for(names: list[str], flow: workflow.Flow) -> Ended:
+        begun.extend(names)
+        assert {os.environ[library] for library in processes.THREADS} == {"1"}
+        return Ended(int(names[0] == "pretrain/Nano-XL"))
+    monkeypatch.setattr(processes, "copy_for", copy_for)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    below = [name for name, job in flow.jobs.items() if job.kind not in ("chapter", "book")]
+    with pytest.raises(SystemExit):
+        processes.run_side_by_side(sum(reversed(processes.in_turns(below)), []), flow, threads=2)
+    assert all(begun.index(need) < begun.index(name) for name in begun for need in flow.jobs[name].needs)
+    assert [name for name in below if name not in begun] == [name for name in below if "/Nano-XL_" in name]
+
+
+def test_only_small_models_share_one_process(own_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild, "gpus", lambda: 0)
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path / "build"))
+    for name, one in (("smoke", True), ("micro", False)):
+        profile = load_profile(name)
+        planned = list(workflow.jobs(profile).values())
+        plan = json.loads(rebuild.write_plan(planned, profile, usual_hardware(profile)).read_text(encoding="utf-8"))
+        assert (plan["jobs"].keys() == {"models", "chapters", f"book/{name}"}) == one
+        assert sorted(name for entry in plan["jobs"].values() for name in entry["names"]) == sorted(
+            job.name for job in planned)
