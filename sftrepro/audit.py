@@ -16,7 +16,6 @@ from . import item_results, store
 from .chapters import JobFailed
 from .costs import usual_hardware
 from .execution import checkpoints
-from .generate import device_name
 from .profiles import Profile, RequestError
 from .rebuild import run_or_describe
 from .workflow import Flow, Job, changes, in_words, reasons, results_reasons
@@ -97,6 +96,7 @@ def departure_line(departures: dict) -> str:  # as `evaluate.changed_rows` retur
 # %% ../nbs/18b_audit.ipynb #50de0a85
 def other_device(run_id: str, flow: Flow) -> str:  # empty if it is the same as here
     "The device on which a run's published responses were generated."
+    from sftrepro.generate import device_name  # here, because torch takes longer to import than manifests to check
     device = store.read_table(store.results_file(flow.profile, run_id))["device"][0]
     return "" if device == device_name() else device
 
@@ -115,6 +115,7 @@ def comparison_line(run_id: str, made: int, departures: dict, flow: Flow,
     if not departures:
         return line
     if elsewhere:
+        from sftrepro.generate import device_name
         shift = "scores have shifted" if shifted(departures) else "scores have not shifted"
         line += f" (generated on {elsewhere}, again on {device_name()}: {shift})"
     stale = results_reasons(flow.jobs[f"score/{run_id}"], flow)

@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
@@ -207,6 +206,7 @@ def execute(path: Path,                     # the notebook
             parameters: dict[str, object],  # those that differ from the notebook's defaults
             ) -> list[Path]:                # files that it read through the store
     "Run a notebook; its executed copy appears at the target when complete, or is kept as failed."
+    import papermill
     note = target.with_suffix(".reads")
     with (store.atomic(target) as temporary, noted_reads(note) as files, temporary_folder() as scratch,
           patch.dict(os.environ, QUIET)):

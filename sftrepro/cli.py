@@ -22,18 +22,17 @@ from typing import Annotated
 
 import typer
 
-from . import item_results, store
-from .audit import check_manifests, check_sample, progress
+from . import store
 from .chapters import Chapter, checked_parameters, execute, find_chapter, listed, made_runs, read_chapter
 from .contents import chapter_files
 from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardware
 from .execution import do
 from .export import export_notebooks, unexported
-from .processes import cores, exit_line, own_gpus, run_chapters, run_in_turn, tie_to_parent
+from .processes import cores, exit_line, in_turns, own_gpus, run_in_turn, run_side_by_side, tie_to_parent
 from .profiles import Profile, RequestError, check_repository, digest, load_profile
 from .rebuild import DRY, cost_in_short, results_name, update
 from sftrepro.workflow import (
-    PUBLISHED_FILES,
+    PUBLISHING,
     Flow,
     Job,
     build_root,
@@ -98,6 +97,7 @@ def ready(chapter: Chapter, profile: Profile, command: str, make: bool) -> None:
         if not make:
             raise not_ready(chapter, missing, flow, command)
         update(profile.name, "rebuild", [], only=missing)
+    from sftrepro import item_results
     item_results.verified_results(profile, needs["score"], f"chapter {chapter.path.stem}")
     if needs["tokens"]:
         item_results.read_tokens(profile, needs["tokens"], f"chapter {chapter.path.stem}")
@@ -215,7 +215,7 @@ def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a 
 # %% ../nbs/19_cli.ipynb #611c0302
 def shown_job(job: Job) -> str:
     "The name of a job in `status`: a job that publishes is shown as its results."
-    return f"results/{results_name(job)}" if job.kind in PUBLISHED_FILES else job.name
+    return f"results/{results_name(job)}" if job.kind in PUBLISHING else job.name
 
 def state(name: str, kind: str, reasons: list[str]) -> dict[str, object]:
     "One item of `status`."
@@ -224,9 +224,9 @@ def state(name: str, kind: str, reasons: list[str]) -> dict[str, object]:
 def states(flow: Flow) -> list[dict[str, object]]:
     "What is fresh and what is stale, and why."
     planned, exporting = plan(flow, "book"), "its notebook changed and is not exported. Export it: nbdev-export"
-    published = [job for job in flow.jobs.values() if job.kind in ("chapter", "book", *PUBLISHED_FILES)]
+    published = [job for job in flow.jobs.values() if job.kind in ("chapter", "book", *PUBLISHING)]
     return [*(state(f"sftrepro/{module}", "library", [exporting]) for module in unexported()),
-            *(state(shown_job(job), "results", results_reasons(job, flow)) if job.kind in PUBLISHED_FILES else
+            *(state(shown_job(job), "results", results_reasons(job, flow)) if job.kind in PUBLISHING else
               state(job.name, job.kind, planned.get(job.name, [])) for job in published)]
 
 # %% ../nbs/19_cli.ipynb #19059bf5
@@ -291,6 +291,7 @@ def verify_results(
                                                             "whose checkpoints are not here.")] = False,
         ) -> None:
     "Check results and bases against their manifests, then make a random sample of responses again and compare."
+    from sftrepro.audit import check_manifests, check_sample
     chosen = load_profile(profile)
     published = check_manifests(chosen)
     if runs:
@@ -311,6 +312,7 @@ def changed_verdict(row: dict) -> str:
 def rescore(profile: ProfileOption = "micro") -> None:
     "Judge the stored responses by the present scorers and list the verdicts that change; nothing is written."
     from sftrepro import evaluate
+    from sftrepro.audit import progress
     chosen = load_profile(profile)
     if not (evaluations := evaluate.stored_evaluations(chosen)):
         raise RequestError(f"profile {profile} has no responses in the store; they are not committed, only their "
@@ -329,10 +331,10 @@ def rescore(profile: ProfileOption = "micro") -> None:
 # %% ../nbs/19_cli.ipynb #a13bf3a5
 @app.command("job", hidden=True)
 def do_job(names: list[str], profile: ProfileOption = "micro") -> None:
-    "Do one job, or several chapters; Snakemake calls this."
+    "Do some jobs: in turn those that concern one model, others side by side; Snakemake calls this."
     flow, gpus = load_flow(load_profile(profile)), os.environ.get("SFTREPRO_GPUS")
     with own_gpus(int(gpus)) if gpus else nullcontext():
-        if names[0].startswith("chapter/"):
-            run_chapters(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
+        if names[0].startswith("chapter/") or len(in_turns(names)) > 1:
+            run_side_by_side(names, flow, int(os.environ.get("OMP_NUM_THREADS", cores())))
         else:
             run_in_turn(names, flow)

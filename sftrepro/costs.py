@@ -16,7 +16,7 @@ from functools import cache
 from statistics import NormalDist
 from typing import Literal
 
-from . import item_results, store
+from . import store
 from sftrepro.profiles import (
     LOGITS_PER_PIECE,
     PRETRAINING_BLOCK,
@@ -411,6 +411,7 @@ def timed_trainings(profile: Profile) -> list[dict]:
 # %% ../nbs/17_costs.ipynb #385fb795
 def timed_answers(profile: Profile) -> list[dict]:
     "The published answers that a CPU gave, with predicted and measured seconds."
+    from sftrepro import item_results
     rows, on = [], hardware("CPU core")
     for file in sorted(store.locate(profile.results_dir).glob("*.parquet")):
         item_results.verified_results(profile, [file.stem])

@@ -18,9 +18,10 @@ from hypothesis import strategies as some
 
 from sftrepro import cli, processes, rebuild, store, workflow
 from sftrepro.costs import usual_hardware
-from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.profiles import ROOT, RequestError, load_profile, settings
 
 ONE = ("--profile", "tiny")
+NO_MACRO = f"profile 'macro' is not in settings.ini. Profiles: {', '.join([*settings().sections(), 'tiny'])}"
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +50,12 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
 
 
 @pytest.mark.parametrize(("words", "line"), [
-    (("book", "--profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, micro-seeds, "
-                                     "micro-greedy, micro-third, micro-triple, pocket, pocket-seeds, "
-                                     "pocket-gemma, small, paper, tiny"),
+    (("book", "--profile", "macro"), NO_MACRO),
     (("run", "99", *ONE), "chapter '99' is not in nbs. Chapters: 20_toy, 21_plain"),
     (("run", "20", "-p", "seed", "1", *ONE), "chapter 20_toy has no parameter 'seed'. Parameters: profile, runs, rows"),
     (("run", "20", "-p", "rows", "many", *ONE), "chapter 20_toy parameter rows: 'many' is not of type int. Example: "
                                                 "-p rows 3"),
-    (("run", "20", "-p", "profile", "macro"), "profile 'macro' is not in settings.ini. Profiles: smoke, micro, "
-                                              "micro-seeds, micro-greedy, micro-third, micro-triple, pocket, "
-                                              "pocket-seeds, pocket-gemma, small, paper, tiny"),
+    (("run", "20", "-p", "profile", "macro"), NO_MACRO),
     (("run", "20", "-p", "runs", "['R99']", *ONE), "chapter 20_toy parameter runs: run 'R99' is not one of the paper's "
                                                    "(R01 to R33, data/paper/runs.csv), nor a control of one (R25-null, "
                                                    "R25-ceiling, R25-shuffled). Example: -p runs R25"),
@@ -70,9 +67,6 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
                            "sftrepro rebuild --profile smoke"),
     (("rebuild", "tiny", "--", "--dry-run"), "rebuild 'tiny': only options for Snakemake may follow, after `--`. Is it "
                                              "a profile? sftrepro rebuild --profile tiny"),
-    (("rescore", *ONE), "profile tiny has no responses in the store; they are not committed, only their verdicts "
-                            "are. Make those of a run, its base and training included: sftrepro rebuild --only R25 "
-                            "--profile tiny"),
     (("rebuild", "--only", "r25", *ONE), "'r25' is neither a chapter nor a run that profile tiny makes. Did you mean "
                                          "R25?"),
     (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
@@ -142,7 +136,7 @@ def test_the_book_is_built_once_and_then_is_fresh(published: Repository) -> None
     assert "Some other" in (published.build / "site/tiny/nbs/21_plain.html").read_text()
 
     published.edit("nbs/21_plain.ipynb", "1 / 0; ", "1 / 1; ")
-    assert published.run("book", *ONE)[0] == 0
+    assert published.run("run", "21", *ONE)[0] == 0
     assert not (published.build / "failed/tiny/21_plain.ipynb").exists()
 
 
@@ -282,11 +276,9 @@ def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repos
 # Only what is asked for
 
 @pytest.fixture
-def trained(finished: Repository, tmp_path: Path) -> Repository:
-    "A copy of the repository with everything made, whose published results of one base have been lost."
-    copy = finished.copied(tmp_path / "trained")
-    (copy.store / "tiny/results/Nano.parquet").unlink()
-    return copy
+def complete(finished: Repository, tmp_path: Path) -> Repository:
+    "A copy of the repository with a base, a run and their results, all really made."
+    return finished.copied(tmp_path / "complete")
 
 
 def test_a_chapter_without_its_results_names_the_command_that_makes_them_and_its_price(published: Repository) -> None:
@@ -300,14 +292,15 @@ def test_a_chapter_without_its_results_names_the_command_that_makes_them_and_its
 
 
 @pytest.mark.minutes
-def test_a_chapter_makes_what_it_lacks_and_says_first_what_that_costs(trained: Repository) -> None:
-    code, out, errors = trained.run("run", "toy", *ONE, "--make")
+def test_a_chapter_makes_what_it_lacks_and_says_first_what_that_costs(complete: Repository) -> None:
+    (complete.store / "tiny/results/Nano.parquet").unlink()
+    code, out, errors = complete.run("run", "toy", *ONE, "--make")
     assert code == 0, errors
     first, second, *_ = (line for line in out.splitlines() if line.startswith("tiny: "))
     assert first == "tiny: 1 of 3 jobs to run" and second.startswith("tiny: about ") and "of disk" in second
     page = Path(out.splitlines()[-1].removeprefix("Open "))
     assert page.is_file() and "A toy chapter" in page.read_text(encoding="utf-8")
-    assert (trained.store / "tiny/results/Nano.parquet").exists()
+    assert (complete.store / "tiny/results/Nano.parquet").exists()
 
 
 def planned_for(repository: Repository, *names: str) -> list[str]:
@@ -331,13 +324,13 @@ def test_a_rebuild_of_one_run_or_chapter_plans_what_that_needs_and_no_more(repos
 
 
 @pytest.mark.minutes
-def test_a_rebuild_of_one_chapter_leaves_the_other_and_the_book_alone(trained: Repository) -> None:
-    code, out, errors = trained.run("rebuild", "--only", "toy", *ONE)
+def test_a_rebuild_of_one_chapter_leaves_the_other_and_the_book_alone(complete: Repository) -> None:
+    code, out, errors = complete.run("rebuild", "--only", "toy", *ONE)
     assert code == 0, errors
-    assert "tiny: 2 of 8 jobs to run" in out and "tiny: about " in out
+    assert "tiny: 1 of 8 jobs to run" in out and "tiny: about " in out
     assert Path(out.splitlines()[-1].removeprefix("Open ")).is_file()
-    assert [path.name for path in (trained.build / "executed/tiny").glob("*.ipynb")] == ["20_toy.ipynb"]
-    assert not (trained.build / "site").exists()
+    assert [path.name for path in (complete.build / "executed/tiny").glob("*.ipynb")] == ["20_toy.ipynb"]
+    assert not (complete.build / "site").exists()
 
 
 def test_status_counts_and_shows_only_what_is_stale_and_speaks_to_programs(published: Repository) -> None:
@@ -365,12 +358,6 @@ def test_rescoring_without_responses_says_why_there_are_none_and_what_makes_some
 
 # Results made again
 
-@pytest.fixture
-def recomputed(finished: Repository, tmp_path: Path) -> Repository:
-    "A copy of the repository with a base, a run and their results, all really made; to falsify."
-    return finished.copied(tmp_path / "recomputed")
-
-
 EVERYTHING = ("results", "verify", *ONE, "--items", "1000")
 
 
@@ -379,19 +366,9 @@ def run_of(repository: Repository) -> str:
     return next(repository.store.glob("tiny/results/Nano_*.parquet")).stem
 
 
-def test_results_made_again_are_the_published_ones(recomputed: Repository) -> None:
-    code, out, errors = recomputed.run(*EVERYTHING, "--seed", "5")
-    assert code == 0, errors
-    first, second, *each = out.splitlines()
-    assert first == "4 results and 1 bases are as their manifests say"
-    assert second == "making responses of 3 of 3 runs and bases again, drawn with --seed 5"
-    assert len(each) == 3 and all(line.endswith(" equal") for line in each)
-    assert "Nano: 8 responses made again, 8 equal" in each
-
-
-def test_a_falsified_row_is_found_though_its_manifest_was_written_anew(recomputed: Repository) -> None:
-    run_id = run_of(recomputed)
-    item = recomputed.python(f"""
+def test_a_falsified_row_is_found_though_its_manifest_was_written_anew(complete: Repository) -> None:
+    run_id = run_of(complete)
+    item = complete.python(f"""
 import polars as pl
 from sftrepro import store
 from sftrepro.profiles import load_profile
@@ -403,10 +380,15 @@ false = {{'tokens': pl.col('tokens') + this, 'score': pl.when(this).then(0.5).ot
 store.write_table(path, rows.with_columns(**false).drop('index'))
 store.seal(path, inputs)
 print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial'], end='')""")
-    code, out, errors = recomputed.run(*EVERYTHING)
+    code, out, errors = complete.run(*EVERYTHING, "--seed", "5")
     assert code == 1
+    first, second, *each = out.splitlines()
+    assert first == "4 results and 1 bases are as their manifests say"
+    assert second == "making responses of 3 of 3 runs and bases again, drawn with --seed 5"
     said = "tokens 17 -> 16, score 0.5 -> 0"
-    line, = (line for line in out.splitlines() if line.startswith(run_id))
+    line, = (line for line in each if line.startswith(run_id))
+    assert len(each) == 3 and all(other.endswith(" equal") for other in each if other != line)
+    assert "Nano: 8 responses made again, 8 equal" in each
     made = int(line.split()[1])
     assert line == f"{run_id}: {made} responses made again, {made - 1} equal; first difference: {item}: {said}"
     assert errors == (f"1 responses differ from what is published (first: {run_id} {item}: {said}). "
@@ -414,16 +396,16 @@ print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial
 
 
 @pytest.mark.release
-def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_when_asked(recomputed: Repository) -> None:
-    run_id = run_of(recomputed)
-    shutil.rmtree(recomputed.store / "tiny" / run_id)
-    code, out, errors = recomputed.run(*EVERYTHING)
+def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_when_asked(complete: Repository) -> None:
+    run_id = run_of(complete)
+    shutil.rmtree(complete.store / "tiny" / run_id)
+    code, out, errors = complete.run(*EVERYTHING)
     assert code == 0, errors
     assert out.splitlines()[2:] == [
         "Nano: 8 responses made again, 8 equal",
         f"1 of 2 results cannot be made again here, their checkpoints are missing or out of date (first: {run_id}). "
         "Train them first: sftrepro results verify --profile tiny --train"]
-    code, out, errors = recomputed.run(*EVERYTHING, "--train")
+    code, out, errors = complete.run(*EVERYTHING, "--train")
     assert code == 0, errors
     assert "tiny: about " in out and " of disk. Each job: sftrepro plan --profile tiny" in out
     line, = (line for line in out.splitlines() if line.startswith(run_id))
@@ -749,10 +731,10 @@ class Late:
 
 def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = workflow.load_flow(load_profile("smoke"))
-    monkeypatch.setattr(processes, "copy_for", lambda job, flow: Late())
+    monkeypatch.setattr(processes, "copy_for", lambda names, flow: Late())
     monkeypatch.setattr(os, "environ", dict(os.environ))
     with pytest.raises(SystemExit):
-        processes.run_chapters(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
+        processes.run_side_by_side(["chapter/01_profiles", "chapter/02_store"], flow, threads=2)
 
 
 def test_scores_have_shifted_only_where_changes_go_one_way() -> None:
@@ -761,3 +743,41 @@ def test_scores_have_shifted_only_where_changes_go_one_way() -> None:
     both = worse | {item + 12: columns for item, columns in better.items()}
     told_otherwise = {item: {"response": ("a", "b")} for item in range(12)}
     assert (shifted(worse), shifted(better), shifted(both), shifted(told_otherwise)) == (True, True, False, False)
+
+
+class Ended(Late):
+    "A copy that has ended."
+
+    def __init__(self, exitcode: int) -> None:
+        super().__init__()
+        self.code = exitcode
+
+    exitcode = property(lambda self: self.code)
+
+
+def test_side_by_side_each_job_waits_for_what_it_needs_and_only_that_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    flow, begun = workflow.load_flow(load_profile("smoke")), []
+
+    def copy_for(names: list[str], flow: workflow.Flow) -> Ended:
+        begun.extend(names)
+        assert {os.environ[library] for library in processes.THREADS} == {"1"}
+        return Ended(int(names[0] == "pretrain/Nano-XL"))
+    monkeypatch.setattr(processes, "copy_for", copy_for)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    below = [name for name, job in flow.jobs.items() if job.kind not in ("chapter", "book")]
+    with pytest.raises(SystemExit):
+        processes.run_side_by_side(sum(reversed(processes.in_turns(below)), []), flow, threads=2)
+    assert all(begun.index(need) < begun.index(name) for name in begun for need in flow.jobs[name].needs)
+    assert [name for name in below if name not in begun] == [name for name in below if "/Nano-XL_" in name]
+
+
+def test_only_small_models_share_one_process(own_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rebuild, "gpus", lambda: 0)
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path / "build"))
+    for name, one in (("smoke", True), ("micro", False)):
+        profile = load_profile(name)
+        planned = list(workflow.jobs(profile).values())
+        plan = json.loads(rebuild.write_plan(planned, profile, usual_hardware(profile)).read_text(encoding="utf-8"))
+        assert (plan["jobs"].keys() == {"models", "chapters", f"book/{name}"}) == one
+        assert sorted(name for entry in plan["jobs"].values() for name in entry["names"]) == sorted(
+            job.name for job in planned)

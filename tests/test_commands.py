@@ -21,7 +21,7 @@ OF_OTHERS = {  # commands of set-up and of other tools, and what we do not check
     "accelerate": "starts training on a node; its place and address are the cluster's",
     "sftrepro job NAME ...": "stands for what Snakemake starts",
 }
-WORK = ("cli.update", "cli.ready", "cli.load_flow", "cli.check_manifests", "evaluate.stored_evaluations")
+WORK = ("cli.update", "cli.ready", "cli.load_flow", "audit.check_manifests", "evaluate.stored_evaluations")
 
 
 class Begun(Exception):
