@@ -147,14 +147,14 @@ def measured_as(test: str, result: str, row: dict) -> str:
     return f"{html.escape(test)} {outcome} ({row['benchmark']}, {row['comparison']}: {effect(row)} {unit})"
 
 def finding(verdict: Verdict) -> str:  # HTML
-    "What came out of a claim, in a paragraph."
+    "What came out of a claim: its verdict, what was claimed, and what was measured."
     tests = [measured_as(test, verdict.tests[test], row) for test, row in decisive(verdict).items()]
     more = f" ({len(verdict.reasons) - 1} more below)" if len(verdict.reasons) > 1 else ""
     reasons = [f"Why: {html.escape(verdict.reasons[0])}{more}."] if verdict.word == UNTESTABLE else []
     title = f"<strong>{html.escape(verdict.claim.title)}</strong> {verdict_word(verdict.word)}"
-    claimed = f"<em>Claimed</em>: {html.escape(verdict.claim.statement)}"
-    measured = [f"<em>Measured</em>: {'; '.join(tests)}."] if tests else []
-    return f"<p>{' '.join([title, claimed, *measured, *reasons])}</p>"
+    claimed = f'<p class="sft-claimed">Claimed: {html.escape(verdict.claim.statement)}</p>'
+    measured = [f"Measured: {'; '.join(tests)}."] if tests else []
+    return f"<p>{title}</p>{claimed}<p>{' '.join([*measured, *reasons])}</p>"
 
 # %% ../nbs/14a_cards.ipynb #546d6857
 def visible(rows: Sequence[dict]) -> str:
@@ -171,7 +171,7 @@ def controls_told(verdicts: Sequence[Verdict]) -> str:
                           for name in verdict.claim.criterion.controls)
     reasons = dict.fromkeys(reason for verdict in verdicts for reason in verdict.reasons)
     if failed := [reason for reason in reasons if reason.startswith("control ")]:
-        return html.escape(f"{'; '.join(failed)}.".capitalize())
+        return html.escape(f"C{'; '.join(failed)[1:]}.")
     return f"The controls that it needs hold ({', '.join(asked)})." if asked else "It needs no control."
 
 def basis(verdicts: Sequence[Verdict]) -> str:  # HTML
@@ -181,8 +181,8 @@ def basis(verdicts: Sequence[Verdict]) -> str:  # HTML
         return f"Nothing was compared. {controls_told(verdicts)}"
     deciding = [row for verdict in verdicts for row in decisive(verdict).values()]
     counts = f"{span([row['seeds'] for row in compared], 'seed')}, {span([row['items'] for row in compared], 'item')}"
-    return (f"Computed from criteria that were fixed before the results. It rests on {counts} and {len(compared)} "
-            f"comparisons; effects below {visible(deciding)} may have been missed. {controls_told(verdicts)}")
+    return (f"The criterion is older than the results: {counts}, {len(compared)} comparisons. Effects below "
+            f"{visible(deciding)} may have been missed. {controls_told(verdicts)}")
 
 # %% ../nbs/14a_cards.ipynb #fd6eb097
 REACH = {
@@ -199,8 +199,8 @@ def reach(verdicts: Sequence[Verdict], profile: Profile) -> str:  # HTML
         return f"The bases are real models ({names}). What holds of them need not hold of others."
     tried = f"Chapter {chapter_link('28a')} tries a real one."
     meant = {word: [verdict.id for verdict in verdicts if verdict.word == word] for word in REACH}
-    said = [f"Of {' and '.join(ids)}: {REACH[word]}." for word, ids in meant.items() if ids]
-    return " ".join(["The bases were pretrained by this book in a small world of its own.", *said, tried])
+    said = [f"{' and '.join(ids)}: {REACH[word]}." for word, ids in meant.items() if ids]
+    return " ".join(["The bases were pretrained by this book, in a small world of its own.", *said, tried])
 
 # %% ../nbs/14a_cards.ipynb #e18918c9
 WORDS_A_MINUTE = 200

@@ -256,8 +256,8 @@ def in_panels(chart: dict, frame: pl.DataFrame, label: str,
         else:
             height = 34 + row_height * rows["series"].n_unique() if row_height else 190
             panels.append(panel(chart, rows, title, subtitle(label, (better or {}).get(benchmark, "")), height))
-    lines = [f"Not drawn, because every value is within {EDGE} points of {end}: {', '.join(names)}."
-             for end, names in out.items()]
+    lines = [f"Not drawn, because every value is within {EDGE} points of {end}: "
+             f"{', '.join(names) if panels or len(out) > 1 else 'all panels'}." for end, names in out.items()]
     return tuple(panels), " ".join(lines)
 
 # %% ../nbs/14_plots.ipynb #cda632b2
