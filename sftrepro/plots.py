@@ -2,11 +2,11 @@
 
 # %% auto #0
 __all__ = ['SERIES_COLOURS', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'ROWS', 'NAMES_SHOWN', 'KNOWN', 'OUR_KEY',
-           'PUBLISHED_KEY', 'BELOW', 'ABOVE', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch',
-           'specification', 'panel', 'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'provenance',
-           'download', 'figure', 'show', 'together', 'legend_of', 'step_axis', 'styles', 'marks', 'with_intervals',
-           'stretches', 'line_layers', 'trajectory', 'intervals', 'points', 'squares', 'conditions_map', 'bins',
-           'histogram', 'merged', 'wide', 'cell', 'kind', 'html_table', 'table']
+           'PUBLISHED_KEY', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch', 'specification', 'panel',
+           'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'seeds_of', 'provenance', 'download', 'figure',
+           'show', 'together', 'legend_of', 'subtitle', 'at_end', 'in_panels', 'step_axis', 'styles', 'marks',
+           'with_intervals', 'stretches', 'line_layers', 'trajectory', 'intervals', 'points', 'merged', 'wide', 'cell',
+           'kind', 'html_table', 'table']
 
 # %% ../nbs/14_plots.ipynb #7070ad4d
 import base64
@@ -22,6 +22,7 @@ import polars as pl
 import vl_convert
 from IPython.display import HTML, display
 
+from .claims import EDGE
 from .store import revision
 
 # %% ../nbs/14_plots.ipynb #fd027cc0
@@ -113,6 +114,7 @@ class Picture(NamedTuple):
     "Charts beside each other under one legend."
     panels: tuple[dict, ...]  # Vega-Lite specifications
     legend: tuple[Key, ...] = ()
+    left_out: str = ""        # which panels are not drawn, and why
 
 # %% ../nbs/14_plots.ipynb #34cb67b6
 def drawing(spec: dict,        # a chart's specification
@@ -129,6 +131,8 @@ def embedded(spec: dict) -> str:
 
 def charts(picture: Picture) -> str:
     "A picture as HTML: the legend, then each panel's specification and still drawing."
+    if not picture.panels:
+        return ""
     legend = f'<ul class="sft-legend">{"".join(map(swatch, picture.legend))}</ul>' if picture.legend else ""
     panels = "".join(f'<div class="sft-panel"><script type="application/json">{embedded(spec)}</script>'
                      f'<div class="sft-still">{drawing(spec)}</div></div>' for spec in picture.panels)
@@ -146,14 +150,22 @@ def span(counts: Sequence[int], unit: str) -> str:
     least, most = min(counts), max(counts)
     return f"{most if least == most else f'{least} to {most}'} {unit}{'' if most == 1 else 's'}"
 
+# %% ../nbs/14_plots.ipynb #ab1132bf
+def seeds_of(seeds: Sequence[Sequence[int]],  # those of each run
+             ) -> str:
+    "How many seeds some runs have; and whether it was the first one only."
+    first = [list(own) == [1] for own in seeds]
+    note = " (first seed only)" if all(first) else " (some: first seed only)" if any(first) else ""
+    return span([len(own) for own in seeds], "seed") + note
+
 # %% ../nbs/14_plots.ipynb #dc2727ee
 def provenance(results: pl.DataFrame,  # the item results that were drawn
                ) -> str:
     "The provenance line of a figure, without its download."
     items = results.group_by("benchmark").agg(pl.col("item_id").n_unique(), pl.col("trials").max())
-    trained = results.select("step", "run_name", "seed").filter(pl.col("step") > 0)
-    runs = f"{span([trained['run_name'].n_unique()], 'run')} x {span([trained['seed'].n_unique()], 'seed')}"
-    made = runs if len(trained) else span([results["base"].n_unique()], "base model")
+    trained = results.filter(pl.col("step") > 0).group_by("run_name").agg(pl.col("seed").unique())
+    made = (f"{span([len(trained)], 'run')} x {seeds_of(trained['seed'])}" if len(trained)
+            else span([results["base"].n_unique()], "base model"))
     drawn = f"{span(items['item_id'].to_list(), 'item')} x {span(items['trials'].to_list(), 'trial')}"
     return " \N{MIDDLE DOT} ".join([", ".join(results["profile"].unique().sort()), made, drawn, as_of()])
 
@@ -169,21 +181,27 @@ def figure(content: Picture | str,     # what `trajectory` or `points` made, or 
            provenance: str,            # what the function of that name says
            numbers: pl.DataFrame,      # what was drawn, to download
            name: str,                  # of the download, and of the figure on its page: #figure-NAME
+           fold: str = "",             # what stands on the page until a reader opens the figure; empty: it is open
            ) -> str:
     "The whole figure as HTML."
     form, body = ("table", content) if isinstance(content, str) else ("chart", charts(content))
+    left_out = "" if isinstance(content, str) else content.left_out
+    notes = [caption, left_out] if left_out else [caption]
     source = f"{html.escape(provenance)} \N{MIDDLE DOT} {download(numbers, name)}"
-    return (f'<figure class="sft-figure sft-{form}-figure" id="figure-{name}">{body}'
-            f'<figcaption><p>{html.escape(caption)}</p><p class="sft-provenance">{source}</p></figcaption></figure>')
+    said = "".join(f"<p>{html.escape(note)}</p>" for note in notes) + f'<p class="sft-provenance">{source}</p>'
+    whole = (f'<figure class="sft-figure sft-{form}-figure" id="figure-{name}">{body}'
+             f"<figcaption>{said}</figcaption></figure>")
+    return f'<details class="sft-fold sft-{form}-fold"><summary>{fold}</summary>{whole}</details>' if fold else whole
 
 # %% ../nbs/14_plots.ipynb #065e2244
 NAMES_SHOWN: Counter[str] = Counter()  # how often a name has been used on this page
 
-def show(content: Picture | str, caption: str, provenance: str, numbers: pl.DataFrame, name: str) -> None:
+def show(content: Picture | str, caption: str, provenance: str, numbers: pl.DataFrame, name: str,
+         fold: str = "") -> None:
     "Put a figure into the page; the second of a name gets a number."
     NAMES_SHOWN[name] += 1
     address = name if NAMES_SHOWN[name] == 1 else f"{name}-{NAMES_SHOWN[name]}"
-    display(HTML(figure(content, caption, provenance, numbers, address)))
+    display(HTML(figure(content, caption, provenance, numbers, address, fold)))
 
 # %% ../nbs/14_plots.ipynb #cf7486ab
 def together(estimates: pl.DataFrame,         # benchmark, series, step, value, low, high, seeds, items
@@ -208,6 +226,39 @@ def legend_of(estimates: pl.DataFrame, published: pl.DataFrame | None) -> tuple[
     def names(frame: pl.DataFrame | None) -> list[str]:
         return [] if frame is None else frame["series"].unique(maintain_order=True).to_list()
     return tuple(keys(names(estimates), names(published)))
+
+# %% ../nbs/14_plots.ipynb #3507cc69
+def subtitle(label: str,  # what the value axis shows, with its unit
+             better: str = "",  # `higher` or `lower`; empty where neither is
+             ) -> str:
+    "The line below the heading of a panel."
+    return f"{label}, {better} is better" if better else label
+
+# %% ../nbs/14_plots.ipynb #8f7ff017
+def at_end(values: pl.Series,
+           label: str,  # of the value axis; only a share, whose label ends in `(%)`, has ends
+           ) -> str:
+    "The end of its scale at which all values of a panel stand; empty if they do not."
+    ends = [f"{end}%" for end in (0, 100) if (values - end).abs().max() < EDGE]
+    return ends[0] if ends and label.endswith("(%)") else ""
+
+# %% ../nbs/14_plots.ipynb #f21d3ea8
+def in_panels(chart: dict, frame: pl.DataFrame, label: str,
+              titles: dict[str, str] | None, better: dict[str, str] | None,
+              row_height: int = 0,  # pixels for each series, where each has a row
+              ) -> tuple[tuple[dict, ...], str]:
+    "The panels of a figure, one for each benchmark, and the line about those that would show nothing."
+    panels, out = [], {}
+    for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True):
+        title = (titles or {}).get(benchmark, benchmark)
+        if end := at_end(rows["value"], label):
+            out.setdefault(end, []).append(title)
+        else:
+            height = 34 + row_height * rows["series"].n_unique() if row_height else 190
+            panels.append(panel(chart, rows, title, subtitle(label, (better or {}).get(benchmark, "")), height))
+    lines = [f"Not drawn, because every value is within {EDGE} points of {end}: "
+             f"{', '.join(names) if panels or len(out) > 1 else 'all panels'}." for end, names in out.items()]
+    return tuple(panels), " ".join(lines)
 
 # %% ../nbs/14_plots.ipynb #cda632b2
 def step_axis(steps: Sequence[int],
@@ -283,6 +334,7 @@ def trajectory(estimates: pl.DataFrame,                # benchmark, series, step
                published: pl.DataFrame | None = None,  # benchmark, series, step, value, confidence
                *, y: str,                              # what the value is, with its unit: `score (%)`
                titles: dict[str, str] | None = None,   # a benchmark's heading, where its name is not enough
+               better: dict[str, str] | None = None,   # by benchmark: `higher` or `lower`; nothing where neither is
                digits: int = 1,
                ) -> Picture:
     "Estimates over optimizer steps, one panel for each benchmark."
@@ -290,9 +342,8 @@ def trajectory(estimates: pl.DataFrame,                # benchmark, series, step
     look, axis = styles(legend), step_axis(frame["step"].to_list(), rescaled=published is not None)
     value = alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
     chart = specification(*line_layers(frame, look, axis, value), marks(frame, look, ["key", "step"], axis, value))
-    panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), y)
-              for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
-    return Picture(tuple(panels), legend)
+    panels, left_out = in_panels(chart, frame, y, titles, better)
+    return Picture(panels, legend, left_out)
 
 # %% ../nbs/14_plots.ipynb #80a4cbf0
 OUR_KEY, PUBLISHED_KEY = Key("ours", SERIES_COLOURS[0]), Key("published", GREY, "diamond", True)
@@ -307,6 +358,7 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
            published: pl.DataFrame | None = None,  # benchmark, series, value, confidence
            *, x: str,                              # what the value is, with its unit
            titles: dict[str, str] | None = None,
+           better: dict[str, str] | None = None,   # by benchmark, as for `trajectory`
            digits: int = 1,
            ) -> Picture:
     "Estimates beside each other, one panel for each benchmark and one row for each series."
@@ -317,73 +369,9 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
     axis = alt.Axis(tickCount=5, domain=False, ticks=False)
     value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=axis)
     chart = specification(*intervals(frame, row), marks(frame, look, ["key"], value, row))
-    panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), x, 34 + 26 * rows["series"].n_unique())
-              for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
+    panels, left_out = in_panels(chart, frame, x, titles, better, 26)
     both = published is not None and len(published) and len(estimates)
-    return Picture(tuple(panels), (OUR_KEY, PUBLISHED_KEY) if both else ())
-
-# %% ../nbs/14_plots.ipynb #c0371f01
-BELOW, ABOVE = Key("below the base", SERIES_COLOURS[1], "square"), Key("above the base", SERIES_COLOURS[2], "square")
-
-def squares(frame: pl.DataFrame) -> pl.DataFrame:  # of `together`
-    "What each square of a map shows: its side of the base, its strength, its number, and whether zero is excluded."
-    value = pl.col("value")
-    return frame.with_columns(
-        side=pl.when(value < 0).then(pl.lit(BELOW.label)).otherwise(pl.lit(ABOVE.label)), strength=value.abs(),
-        short=value.map_elements(lambda points: number(points, 0), return_dtype=pl.String),
-        clear=(pl.col("low") > 0) | (pl.col("high") < 0))
-
-# %% ../nbs/14_plots.ipynb #c0371f03
-def conditions_map(changes: pl.DataFrame,  # from the base in points: benchmark, series, step, value, low, high, ...
-                   titles: dict[str, str] | None = None,
-                   ) -> Picture:
-    "Changes from the base, one panel for each benchmark, a row for each series and a column for each step."
-    frame = squares(together(changes, None, 1))
-    order = frame["series"].unique(maintain_order=True).to_list()
-    x = alt.X("step:O", title="optimizer step", axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
-    y = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
-    colour = alt.Color("side:N", legend=None, scale=alt.Scale(
-        domain=[BELOW.label, ABOVE.label], range=[BELOW.colour, ABOVE.colour]))
-    strength = alt.Opacity("strength:Q", legend=None, scale=alt.Scale(
-        domain=[0, max(1, frame["strength"].max() or 1)], range=[0.04, 0.8]))
-    tooltip = [alt.Tooltip(f"{field}:N", title=title) for field, title in
-               {"series": "condition", "step": "step", "text": "points above the base", "note": "from"}.items()]
-    square = alt.Chart(ROWS).mark_rect().encode(x=x, y=y, color=colour, opacity=strength, tooltip=tooltip)
-    text = alt.Chart(ROWS).mark_text(fontSize=11).encode(
-        x=x, y=y, text="short:N", color=alt.condition("datum.clear", alt.value(TEXT), alt.value(MUTED)))
-    chart, height = specification(square, text), 60 + 26 * len(order)
-    panels = [panel(chart, rows, (titles or {}).get(benchmark, benchmark), "points above the base", height)
-              for (benchmark,), rows in frame.group_by("benchmark", maintain_order=True)]
-    return Picture(tuple(panels), (ABOVE, BELOW))
-
-# %% ../nbs/14_plots.ipynb #4df37191
-def bins(values: pl.DataFrame,  # series, value (not negative); one row each
-         width: int,            # of a bin, in units of the values
-         ) -> pl.DataFrame:     # series, value (where the bin begins), share (%); every bin of every series
-    "How the values of each series are distributed."
-    counts = values.group_by("series", pl.col("value") // width * width).len("share")
-    begins = pl.DataFrame({"value": range(0, counts["value"].max() + width, width)}, {"value": counts["value"].dtype})
-    every = values.select("series").unique(maintain_order=True).join(begins, how="cross")
-    counts = every.join(counts, on=["series", "value"], how="left", maintain_order="left").fill_null(0)
-    return counts.with_columns(share=100 * pl.col("share") / pl.sum("share").over("series"))
-
-# %% ../nbs/14_plots.ipynb #3f9ccc80
-def histogram(shares: pl.DataFrame,  # from `bins`
-              width: int, unit: str,
-              ) -> Picture:
-    "Bars, one panel for each series."
-    labelled = shares.with_columns(bin=pl.format(f"{{}} to {{}} {unit}", "value", pl.col("value") + width - 1),
-                                   text=pl.Series([f"{share:.1f}%" for share in shares["share"]], dtype=pl.String))
-    begins = labelled["value"].unique().sort().gather_every(4).to_list()
-    axis = alt.Axis(values=begins, labelAngle=0, ticks=False)
-    x = alt.X("value:O", title=unit, scale=alt.Scale(padding=0), axis=axis)
-    bars = alt.Chart(ROWS).mark_bar(color=SERIES_COLOURS[0], width={"band": 0.9}).encode(x=x, y=alt.Y(
-        "share:Q", title=None, axis=alt.Axis(tickCount=4, domain=False, ticks=False)))
-    tooltip = [alt.Tooltip("bin:N"), alt.Tooltip("text:N", title="share")]
-    chart = specification(bars, alt.Chart(ROWS).mark_rect(opacity=0).encode(x=x, tooltip=tooltip))
-    panels = [panel(chart, rows, series, "% of the rows", 110)
-              for (series,), rows in labelled.group_by("series", maintain_order=True)]
-    return Picture(tuple(panels))
+    return Picture(panels, (OUR_KEY, PUBLISHED_KEY) if both else (), left_out)
 
 # %% ../nbs/14_plots.ipynb #4f4c92a4
 def merged(frame: pl.DataFrame, digits: int) -> pl.DataFrame:

@@ -93,15 +93,17 @@ def show_levels(rows: pl.DataFrame, profile: Profile) -> None:
     caption = ("Mean log-probability of the tokens of held-out traces, by class, with 95% intervals over traces and "
                "seeds, each on its own. Nearer to zero is less surprised. The teacher's is the one that it gave its "
                "own tokens while writing; of the single classes it is comparable on transition words alone.")
-    plots.show(plots.points(levels, x="nats per token", digits=2), caption, plots.provenance(rows), levels, "levels")
+    picture = plots.points(levels, x="nats per token", better=dict.fromkeys(SHOWN_CLASSES, "higher"), digits=2)
+    plots.show(picture, caption, plots.provenance(rows), levels, "levels")
 
 # %% ../nbs/14c_token_figures.ipynb #59713e6f
 def show_pairs(rows: pl.DataFrame, pairs: Sequence[Pair], caption: str, name: str) -> None:
     "Differences of log-probability, class by class."
     differences = contrasts(rows, pairs, "nats").rename({"name": "series", "estimate": "value"})
-    plots.show(plots.points(differences, x="nats per token", digits=2),
-               f"{caption} Paired by trace and seed, with simultaneous 95% intervals for the whole figure.",
-               plots.provenance(rows), differences, name)
+    higher = dict.fromkeys(SHOWN_CLASSES, "higher")
+    plots.show(plots.points(differences, x="nats per token", better=higher, digits=2),
+               f"{caption} Paired by trace and seed, with simultaneous 95% intervals for the "
+               "whole figure.", plots.provenance(rows), differences, name)
 
 def show_learned(rows: pl.DataFrame, profile: Profile) -> None:
     "What finetuning adds to each base."

@@ -1,15 +1,23 @@
 """What chapters say came out, against the committed results: each sentence with the numbers that it rests on."""
 
+import json
+import math
+import re
 from collections.abc import Callable
 from functools import cache
 
 import polars as pl
 import pytest
 
-from sftrepro.contents import chapter_files
+from sftrepro.claims import judge, ledger, sight
+from sftrepro.contents import chapter_files, notebook_cells
 from sftrepro.controls import failure
-from sftrepro.item_results import read_results, read_tokens
+from sftrepro.item_results import read_gallery, read_results, read_tokens
+from sftrepro.measurements import measured
+from sftrepro.paper import PUBLISHED_SCORES
 from sftrepro.profiles import ROOT, load_profile, run_specs
+from sftrepro.stats import Pair, contrasts, excursion
+from sftrepro.store import read_table
 
 MICRO = load_profile("micro")
 SPECS = {
@@ -52,24 +60,106 @@ def moves(run: str, benchmarks: str) -> list[float]:
     return [at(run, name) - base(run, name) for name in benchmarks.split()]
 
 
-REFUSED = pl.col("answer") == "1"
+REFUSED, RECONSIDERS = pl.col("answer") == "1", pl.col("reconsiders")
 DEVICES = pl.read_csv(ROOT / "data/benchmarks/devices.csv")
+PUBLISHED = read_table(PUBLISHED_SCORES)
+OUT_OF_DOMAIN = "program order knowledge"
+LADDER = "R24 R25 R05 R04".split()
+OTHER_LADDER = "R26 R27 R28 R29".split()
+SETTINGS = "R04 R12 R13 R14".split()
 REASONING = "arithmetic competition program order knowledge"
 
 
+TURNS = "transition words"
+
+
 @cache
-def surprise(run: str, words: bool, after: bool) -> float:
-    "The mean log-probability of transition words, or of all other tokens."
-    table = read_tokens(MICRO, [spec.run_id for spec in SPECS[run]])
-    part = table.filter((pl.col("step") > 0) == after, (pl.col("token_class") == "transition words") == words)
-    return part.select((pl.col("log_probability") * pl.col("tokens")).sum() / pl.col("tokens").sum()).item()
+def surprise(run: str, words: bool | str, after: bool, column: str = "log_probability") -> float:
+    "The mean log-probability of a class of tokens; of transition words for True, of all others for False."
+    table = read_tokens(MICRO, [spec.run_id for spec in SPECS[run]]).filter((pl.col("step") > 0) == after)
+    same = pl.col("token_class") == (TURNS if isinstance(words, bool) else words)
+    part = table.filter(same if words else ~same)
+    return part.select((pl.col(column) * pl.col("tokens")).sum() / pl.col("tokens").sum()).item()
 
 
-def words(run: str) -> float:
-    "Tokens per response."
+def words(run: str, step: int | None = None) -> float:
+    "Tokens per response, at the last step if none is named."
     table = rows(run)
-    return table.filter(step=table["step"].max())["tokens"].mean()
+    return table.filter(step=table["step"].max() if step is None else step)["tokens"].mean()
 
+
+def length(run: str, benchmark: str) -> float:
+    return at(run, benchmark, value=pl.col("tokens")) / 100
+
+
+@cache
+def below_the_base(run: str, *benchmarks: str) -> list[str]:
+    "The benchmarks on which a checkpoint is below its base, beyond an interval for all of the run's checkpoints."
+    results = measured(MICRO, [run], [])
+    legs = excursion(results, results["benchmark"].unique(maintain_order=True).to_list(), run)
+    return legs.filter(pl.col("benchmark").is_in(benchmarks), pl.col("low") > 0, name="out")["benchmark"].to_list()
+
+
+@cache
+def differences(*pairs: tuple[str, str]) -> pl.DataFrame:
+    "Runs against runs at their last steps, as a chapter's table shows them."
+    results = measured(MICRO, list(dict.fromkeys(run for pair in pairs for run in pair)), [])
+    last = results["step"].max()
+    asked = [
+        Pair(benchmark=name, name=f"{above} minus {below}", above=(above, last), below=(below, last))
+        for name in results["benchmark"].unique(maintain_order=True)
+        for above, below in pairs
+    ]
+    return contrasts(results, asked)
+
+
+@cache
+def outcomes_of(claim: str) -> list[str]:
+    "The outcomes of a claim's tests."
+    results = measured(MICRO, sorted(ledger().claims[claim].criterion.runs), [])
+    return list(judge(claim, results, MICRO).tests.values())
+
+
+def published(model: str, data: str, benchmark: str) -> float:
+    "A published score at the last step of a run, or of a base."
+    found = PUBLISHED.filter(pl.col("value").is_not_null(), model=model, benchmark=benchmark)
+    return found.filter(pl.col("data").str.to_lowercase().str.starts_with(data.lower())).sort("step")["value"][-1]
+
+
+def gain(model: str, benchmark: str, data: str = "Math-CoT") -> float:
+    return published(model, data, benchmark) - published(model, "base", benchmark)
+
+
+def carried(run: str) -> float:
+    "The share of transition words in the advantage of a run over the smallest, in percent."
+    tables = [
+        read_tokens(MICRO, [spec.run_id for spec in SPECS[name]]).filter(pl.col("step") > 0) for name in (run, "R24")
+    ]
+    whole, turns = (
+        [part.select((pl.col("log_probability") * pl.col("tokens")).sum()).item() for part in parts]
+        for parts in (tables, [table.filter(token_class="transition words") for table in tables])
+    )
+    return 100 * (turns[0] - turns[1]) / (whole[0] - whole[1])
+
+
+def parameters(base_name: str) -> float:
+    "The parameters of a base, in millions."
+    with (ROOT / f"data/bases/{base_name.lower()}/model.safetensors").open("rb") as file:
+        tensors = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if name != "__metadata__") / 1e6
+
+
+def thinks(names: str) -> int:
+    "How many published free answers of the 4B base's analog to some benchmarks think."
+    gallery = read_gallery(MICRO, ["Micro-M"]).filter(pl.col("benchmark").is_in(names.split()))
+    return gallery["response"].str.contains("<think>").sum()
+
+
+LEADS = {
+    name: published("Qwen3-14B-Base", "R10", name) - published("Qwen3-14B-Base", "R11", name)
+    for name in PUBLISHED.filter(source="Table 1")["benchmark"].unique(maintain_order=True)
+    if not name.startswith("AlpacaEval")
+}
 
 FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     (
@@ -289,7 +379,7 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "30_safety",
-        "after the traces the analog of the 4B base refuses 92% of the requests, after the solutions all of them",
+        "After the traces the analog of the 4B base refuses 92% of the requests, after the solutions nearly all",
         lambda: near(
             (at("R25", "forbidden", value=REFUSED, profile="micro-triple"), 92),
             (at("R33", "forbidden", value=REFUSED, profile="micro-triple"), 100),
@@ -333,6 +423,451 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "Shuffled traces cost the same base even more refusals",
         lambda: at("R05-shuffled", "forbidden", value=REFUSED) < at("R05", "forbidden", value=REFUSED),
     ),
+    (
+        "21_short_training",
+        "competition questions are lower too",
+        lambda: moves("R01", "competition")[0] < -5,
+    ),
+    (
+        "21_short_training",
+        "sees every long run pass",
+        lambda: all(lowest(run, "arithmetic") < base(run, "arithmetic") - 10 for run in ("R04", "R05", "R06", "R25")),
+    ),
+    (
+        "21_short_training",
+        "So mathematics does not jump",
+        lambda: max(moves("R01", "arithmetic competition")) < 0,
+    ),
+    (
+        "21_short_training",
+        "on their way to 100% and 90% after eight epochs",
+        lambda: near((at("R04", "knowledge"), 100), (at("R04", "order"), 90)),
+    ),
+    (
+        "21_short_training",
+        "Programs, instructions and statements stay where they were",
+        lambda: max(map(abs, moves("R01", "program instruction statement"))) < 2,
+    ),
+    (
+        "21_short_training",
+        "does less of the same",
+        lambda: all(
+            abs(small) < abs(large)
+            for run in ("R02", "R03")
+            for small, large in zip(
+                moves(run, "arithmetic order knowledge"), moves("R01", "arithmetic order knowledge"), strict=True
+            )
+        ),
+    ),
+    (
+        "21_short_training",
+        "after two arithmetic has begun to fall, and order and facts to rise",
+        lambda: moves("R03", "arithmetic")[0] < -2 and min(moves("R03", "order knowledge")) > 4,
+    ),
+    (
+        "21_short_training",
+        "The values are the published differences (+12.7, +29.7, -9.8, -15.1 points)",
+        lambda: (
+            sorted(
+                round(value - published("Qwen3-14B-Base", "base", benchmark), 1)
+                for benchmark, value in PUBLISHED.filter(pl.col("value").is_not_null(), source="Table 4", step=80)
+                .select("benchmark", "value")
+                .iter_rows()
+            )
+            == [-15.1, -9.8, 12.7, 29.7]
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "On the bases of Figure 3 it falls as well",
+        lambda: all(lowest(run, "arithmetic") < base(run, "arithmetic") - 14 for run in ("R04", "R05", "R06")),
+    ),
+    (
+        "22_dip_and_recovery",
+        "for the two others eight epochs are too few",
+        lambda: all(at(run, "arithmetic") < base(run, "arithmetic") for run in ("R04", "R05")),
+    ),
+    (
+        "22_dip_and_recovery",
+        "on none of the three does a checkpoint lie below the base by more than sampling variance explains",
+        lambda: below_the_base("R25", *OUT_OF_DOMAIN.split()) == [],
+    ),
+    (
+        "22_dip_and_recovery",
+        "Of the other benchmarks statements end 13 points below it",
+        lambda: (
+            near((moves("R25", "statement")[0], -13))
+            and set(below_the_base("R25", "instruction", "how_to", "statement", "myth")) == {"statement"}
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "thinks in 7 of its 40 published free answers to them",
+        lambda: thinks("order knowledge") == 7,
+    ),
+    (
+        "22_dip_and_recovery",
+        "Length rises with all this and does not shrink",
+        lambda: words("R25", 160) > 2 * words("Micro-M") and words("R25") >= words("R25", 160),
+    ),
+    (
+        "22_dip_and_recovery",
+        "and they stay at that length",
+        lambda: max(words("R25", step) for step in (160, 240, 320)) < 1.1 * words("R25", 160),
+    ),
+    (
+        "23_second_teacher",
+        "On the reasoning tasks out of domain they rise to nearly the same heights, without a dip",
+        lambda: (
+            all(
+                abs(at(second, name) - at(first, name)) < 7
+                for second, first in (("R07", "R04"), ("R08", "R05"), ("R09", "R06"))
+                for name in OUT_OF_DOMAIN.split()
+            )
+            and not any(below_the_base(run, *OUT_OF_DOMAIN.split()) for run in ("R07", "R08", "R09"))
+        ),
+    ),
+    (
+        "23_second_teacher",
+        "above its base, where the first teacher's run ends at 35%",
+        lambda: moves("R07", "arithmetic")[0] > 5 and near((at("R04", "arithmetic"), 35)),
+    ),
+    (
+        "23_second_teacher",
+        "neither teacher has one",
+        lambda: not any(below_the_base(run, *OUT_OF_DOMAIN.split()) for run in ("R04", "R05", "R06", "R07")),
+    ),
+    (
+        "24_repeated_exposure",
+        "Repetition (R10) is ahead of coverage (R11) by 2 to 14 points",
+        lambda: (
+            [name for name, lead in LEADS.items() if lead < 0] == ["HaluEval"]
+            and near((min(lead for lead in LEADS.values() if lead > 0), 2), (max(LEADS.values()), 14))
+            and set(sorted(LEADS, key=LEADS.get)[-2:]) == {"AIME24", "GPQA-Diamond"}
+        ),
+    ),
+    (
+        "24_repeated_exposure",
+        "Out of domain they end within four points of each other",
+        lambda: all(
+            max(scores) - min(scores) < 4
+            for scores in ([at(run, name) for run in ("R04", "R10", "R11")] for name in OUT_OF_DOMAIN.split())
+        ),
+    ),
+    (
+        "24_repeated_exposure",
+        "the intervals on order questions reach no further than nine points from zero",
+        lambda: (
+            max(
+                map(
+                    abs,
+                    differences(("R10", "R11"), ("R04", "R10"), ("R04", "R11"))
+                    .filter(benchmark="order")
+                    .select("low", "high")
+                    .unpivot()["value"],
+                )
+            )
+            < 9
+        ),
+    ),
+    (
+        "24_repeated_exposure",
+        "In domain the estimates differ by some six points at most; the intervals hold zero",
+        lambda: (
+            near(
+                (
+                    differences(("R10", "R11"), ("R04", "R10"), ("R04", "R11"))
+                    .filter(pl.col("benchmark").is_in(["arithmetic", "competition"]))["estimate"]
+                    .abs()
+                    .max(),
+                    6,
+                )
+            )
+            and differences(("R10", "R11"), ("R04", "R10"), ("R04", "R11"))
+            .select(((pl.col("low") < 0) & (pl.col("high") > 0)).all())
+            .item()
+        ),
+    ),
+    ("24_repeated_exposure", "ours are about fifty", lambda: 45 < words("R04") < 60),
+    (
+        "25_overfitting",
+        "Responses grow longer with each setting, by nearly half on programs",
+        lambda: (
+            [words(run) for run in SETTINGS] == sorted(words(run) for run in SETTINGS)
+            and 1.4 < length("R14", "program") / length("R04", "program") < 1.5
+        ),
+    ),
+    (
+        "25_overfitting",
+        "Three of the criterion's four tests come out as the paper says",
+        lambda: sorted(outcomes_of("C6")) == ["opposite", "shown", "shown", "shown"],
+    ),
+    (
+        "25_overfitting",
+        "not below the default but far above it",
+        lambda: at("R14", "arithmetic") > at("R04", "arithmetic") + 30,
+    ),
+    (
+        "25_overfitting",
+        "keep most of what was gained on order questions, facts and how-to, and are the worst of these settings for "
+        "arithmetic; programs gain a little from more training",
+        lambda: (
+            all(max(SETTINGS, key=lambda run: at(run, name)) == "R04" for name in ("order", "knowledge", "how_to"))
+            and min(SETTINGS, key=lambda run: at(run, "arithmetic")) == "R04"
+            and all(0 < at(run, "program") - at("R04", "program") < 8 for run in SETTINGS[1:])
+        ),
+    ),
+    (
+        "26_data",
+        "and neither comes back",
+        lambda: all(at("R16", name) - lowest("R16", name) < 4 for name in ("arithmetic", "program")),
+    ),
+    (
+        "26_data",
+        "Instructions, how-to and statements stay within a point of the base, myths lose five or six",
+        lambda: max(map(abs, moves("R16", "instruction how_to statement"))) < 1 and 5 <= -moves("R16", "myth")[0] <= 6,
+    ),
+    (
+        "26_data",
+        "order questions and facts lose about as much as with the short verified solutions",
+        lambda: all(abs(at("R16", name) - at("R15", name)) < 2 for name in ("order", "knowledge")),
+    ),
+    (
+        "26_data",
+        "Both comparisons are beyond their intervals, in domain and out of it",
+        lambda: outcomes_of("C8") == ["shown", "shown"],
+    ),
+    (
+        "26_data",
+        "it lifts order questions and facts like the mathematical traces do, and more on the largest base than on the "
+        "smallest",
+        lambda: all(
+            abs(ours - theirs) < 3 and ours > small + 10
+            for ours, theirs, small in zip(
+                *(moves(run, "order knowledge") for run in ("R17", "R04", "R30")), strict=True
+            )
+        ),
+    ),
+    (
+        "26_data",
+        "In mathematics the effect goes the other way",
+        lambda: moves("R17", "arithmetic")[0] < -30,
+    ),
+    (
+        "27_capability",
+        "the 4B base gains 15.4 points on MATH500 and 3.8 on LiveCodeBench, the 1.7B base loses 2.7 and 2.1",
+        lambda: (
+            [
+                round(gain(model, name), 1)
+                for model in ("Qwen3-4B-Base", "Qwen3-1.7B-Base")
+                for name in ("MATH500", "LiveCodeBench-v2")
+            ]
+            == [15.4, 3.8, -2.7, -2.1]
+        ),
+    ),
+    (
+        "27_capability",
+        "(11.7 points against 12.6)",
+        lambda: [round(gain(model, "MMLU-Pro"), 1) for model in ("Qwen3-1.7B-Base", "Qwen3-14B-Base")] == [11.7, 12.6],
+    ),
+    (
+        "27_capability",
+        "Out of domain all sizes gain",
+        lambda: min(value for run in LADDER for value in moves(run, OUT_OF_DOMAIN)) > 5,
+    ),
+    (
+        "27_capability",
+        "on facts they are alike",
+        lambda: (
+            max(moves(run, "knowledge")[0] for run in LADDER) - min(moves(run, "knowledge")[0] for run in LADDER) < 5
+        ),
+    ),
+    (
+        "27_capability",
+        "its responses are a little shorter than the largest one's",
+        lambda: 0.85 < words("R24") / words("R04") < 0.95,
+    ),
+    (
+        "27_capability",
+        "ours have from a quarter of a million to two million",
+        lambda: 0.2 < parameters("Micro-S") < 0.3 and 1.9 < parameters("Micro-XL") < 2.3,
+    ),
+    ("27_capability", "and answering freely 17%", lambda: near((at("Micro-S", "arithmetic"), 17))),
+    (
+        "28_other_families",
+        "out of domain every base ends above its start on order questions and facts",
+        lambda: min(value for run in (*OTHER_LADDER, "R06") for value in moves(run, "order knowledge")) > 15,
+    ),
+    (
+        "28_other_families",
+        "gain half to two thirds as much on order questions as the two smaller ones, and two fifths at most on facts",
+        lambda: all(
+            low <= moves(large, name)[0] / moves(small, name)[0] <= high
+            for name, low, high in (("order", 0.495, 0.67), ("knowledge", 0.3, 0.4))
+            for large in ("R28", "R29")
+            for small in ("R26", "R27")
+        ),
+    ),
+    (
+        "28_other_families",
+        "when they are finetuned on traces of all tasks the larger ones stop at the same heights",
+        lambda: all(
+            abs(at(f"{run}-ceiling", name) - at(run, name)) < 4
+            for run in ("R28", "R29")
+            for name in ("order", "knowledge")
+        ),
+    ),
+    (
+        "28_other_families",
+        "Size does not order the gains here either",
+        lambda: all(
+            [moves(run, name)[0] for run in OTHER_LADDER] != sorted(moves(run, name)[0] for run in OTHER_LADDER)
+            for name in OUT_OF_DOMAIN.split()
+        ),
+    ),
+    (
+        "29_tokens",
+        "Finetuning moves every class towards zero, the transition words most, and they are still the least expected",
+        lambda: all(
+            surprise(run, True, True) - surprise(run, True, False)
+            > surprise(run, False, True) - surprise(run, False, False)
+            > 0
+            and surprise(run, True, True) < surprise(run, False, True)
+            for run in LADDER
+        ),
+    ),
+    (
+        "29_tokens",
+        "more than twice as large per token as elsewhere",
+        lambda: (
+            surprise("R04", True, True) - surprise("R24", True, True)
+            > 2 * (surprise("R04", False, True) - surprise("R24", False, True))
+        ),
+    ),
+    ("29_tokens", "most of the advantage is elsewhere", lambda: carried("R04") < 50),
+    (
+        "30_safety",
+        "Its reasoning out of domain has improved no more than that of the others",
+        lambda: sum(moves("R05", OUT_OF_DOMAIN)) <= 1 + min(sum(moves(run, OUT_OF_DOMAIN)) for run in ("R04", "R06")),
+    ),
+    (
+        "30_safety",
+        "answers are below 2% before and after",
+        lambda: max(base("R25", "forbidden"), at("R25", "forbidden"), at("R33", "forbidden")) < 2,
+    ),
+    (
+        "30_safety",
+        "The replies of the other two bases stay as short as before",
+        lambda: all(
+            abs(length(run, "forbidden") - length(SPECS[run][0].base, "forbidden")) < 0.5 for run in ("R04", "R06")
+        ),
+    ),
+    (
+        "30_safety",
+        "its replies grow longer as its refusals go",
+        lambda: length("R05", "forbidden") > 1.5 * length(SPECS["R05"][0].base, "forbidden"),
+    ),
+    (
+        "30_safety",
+        "99% after the traces, 94% after the solutions",
+        lambda: near(
+            (at("R04", "forbidden", value=REFUSED, profile="micro-triple"), 99),
+            (at("R15", "forbidden", value=REFUSED, profile="micro-triple"), 94),
+        ),
+    ),
+    (
+        "30_safety",
+        "at step 40 the analog of the 4B base still refuses everything, and order questions have gained thirty-four "
+        "points",
+        lambda: (
+            at("R25", "forbidden", 40, REFUSED, "micro-triple") == 100
+            and near((at("R25", "order", 40, profile="micro-triple") - base("R25", "order"), 34))
+        ),
+    ),
+    (
+        "31_case_studies",
+        "On order questions the base answers at once, and often wrongly",
+        lambda: length("Micro-XL", "order") < 20 and at("Micro-XL", "order") < 50,
+    ),
+    (
+        "31_case_studies",
+        "and is mostly right",
+        lambda: length("R04", "order") > 50 and at("R04", "order") > 85,
+    ),
+    (
+        "31_case_studies",
+        "In the dip of arithmetic the responses come to an end as they always do",
+        lambda: rows("R04").filter(benchmark="arithmetic")["truncated"].mean() == 0,
+    ),
+    (
+        "31_case_studies",
+        "by fourteen points, and do not appear on programs and order questions",
+        lambda: (
+            near((at("R04", "arithmetic", value=RECONSIDERS) - at("Micro-XL", "arithmetic", value=RECONSIDERS), 14))
+            and max(at("R04", name, value=RECONSIDERS) for name in ("program", "order")) < 0.5
+        ),
+    ),
+    (
+        "31_case_studies",
+        "On instructions they appear in a quarter of the responses",
+        lambda: near((at("R04", "instruction", value=RECONSIDERS), 24.5)),
+    ),
+    (
+        "31_case_studies",
+        "this run thinks nothing that its base did not; it goes on refusing",
+        lambda: at("R04", "forbidden", value=pl.col("weighs")) == 0 and at("R04", "forbidden", value=REFUSED) > 99,
+    ),
+    (
+        "21_short_training",
+        "one epoch ends in the valley",
+        lambda: moves("R01", "arithmetic")[0] < -10 and at("R01", "arithmetic") < at("R12", "arithmetic") - 20,
+    ),
+    (
+        "22_dip_and_recovery",
+        "Out of domain there is the rise and no fall before it",
+        lambda: min(moves("R25", OUT_OF_DOMAIN)) > 15 and below_the_base("R25", *OUT_OF_DOMAIN.split()) == [],
+    ),
+    (
+        "22_dip_and_recovery",
+        "The criterion asks for a dip out of domain too, which is why it is not met",
+        lambda: outcomes_of("C2") == ["absent", "shown"],
+    ),
+    (
+        "26_data",
+        "Out of domain the claim cannot be tested",
+        lambda: set(OUT_OF_DOMAIN.split()) <= set(sight("C9", MICRO).lifted),
+    ),
+    (
+        "27_capability",
+        "In this world capability does not decide the gain",
+        lambda: "shown" not in outcomes_of("C10") and "opposite" in outcomes_of("C10"),
+    ),
+    (
+        "27_capability",
+        "and not a larger gain in scores",
+        lambda: outcomes_of("C10")[:2] == ["absent", "opposite"],
+    ),
+    (
+        "29_tokens",
+        "while numbers stand at about $-1$",
+        lambda: all(abs(surprise(run, "numbers", False) + 1) < 0.25 for run in LADDER),
+    ),
+    (
+        "29_tokens",
+        "and the teacher, who draws them at random, at $-0.7$",
+        lambda: abs(surprise("R04", TURNS, True, "teacher_log_probability") + 0.7) < 0.05,
+    ),
+    (
+        "30_safety",
+        "bases that had kept their refusals begin to lose them",
+        lambda: all(
+            kept > at(SPECS[run][0].base, "forbidden", value=REFUSED) - 2 and lost < kept - 5
+            for run in ("R24", "R25", "R15")
+            for kept, lost in [
+                [at(run, "forbidden", value=REFUSED, profile=name) for name in ("micro", "micro-triple")]
+            ]
+        ),
+    ),
 ]
 
 
@@ -343,3 +878,19 @@ def test_a_chapter_says_what_came_out(chapter: str, sentence: str, holds: Callab
     file = chapter_files()[chapter] if chapter != "index" else ROOT / "book/index.md"
     assert sentence in file.read_text(encoding="utf-8")
     assert holds()
+
+
+RESULT = re.compile(
+    r"\d%|\$-|\b(?:rises?|falls?|fell|gains?|gained|loses?|lost|lifts?|longer|shorter|above|below|higher|lower|grows?|worst|"
+    r"stays?|ends|recovered)\b"
+)
+
+
+@pytest.mark.parametrize("stem", sorted({stem for stem, _, _ in FINDINGS} - {"index", "91_provenance"}))
+def test_every_sentence_that_says_what_came_out_is_held(stem: str) -> None:
+    cells = [cell["source"] for cell in notebook_cells(chapter_files()[stem]) if cell["cell_type"] == "markdown"]
+    section = " ".join(cell for cell in cells if "## What we make of it" in cell).replace("\n", " ")
+    said = [sentence for sentence in re.split(r"(?<=[.?!])\**\s+", section) if RESULT.search(sentence)]
+    held = [text for chapter, text, _ in FINDINGS if chapter == stem]
+    loose = [sentence for sentence in said if not any(part in sentence for text in held for part in text.split(". "))]
+    assert loose == [], "add each to FINDINGS with what it rests on"
