@@ -112,9 +112,9 @@ def environment_of(process: str) -> dict[str, str]:
     return named_folders() | (COPIED if process == CHAPTERS else {})
 
 def are_brief(planned: list[Job], costs: dict[str, Cost]) -> bool:
-    "Does each job below the chapters take a minute at most, and no GPU?"
+    "Does each job below the chapters take two minutes at most, and no GPU?"
     below = [costs[job.name] for job in planned if job.kind not in ("chapter", "book")]
-    return not gpus() and all(cost.seconds <= 60 and not cost.gpus for cost in below)
+    return not gpus() and all(cost.seconds <= 120 and not cost.gpus for cost in below)
 
 def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool = False) -> Path:
     "Write what Snakemake reads; clear the stamps of earlier rebuilds."
