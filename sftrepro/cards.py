@@ -144,7 +144,7 @@ def measured_as(test: str, result: str, row: dict) -> str:
     in_part = result == "absent" and row["outcome"] == "shown"  # a rise after which there was nothing to compare
     outcome = "only in part as claimed" if in_part else OUTCOMES[result]
     unit = UNITS.get(row["unit"], "points")
-    return f"{html.escape(test)} {outcome} ({row['benchmark']}, {row['comparison']}: {effect(row)} {unit})"
+    return f"{html.escape(test)}: {outcome} ({row['benchmark']}, {row['comparison']}: {effect(row)} {unit})"
 
 def finding(verdict: Verdict) -> str:  # HTML
     "What came out of a claim: its verdict, what was claimed, and what was measured."

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftrepro import plots
+from sftrepro import histograms, plots
 
 ESTIMATES = pl.DataFrame(
     [
@@ -148,7 +148,9 @@ def test_a_specification_cannot_end_its_script_element() -> None:
         plots.trajectory(ESTIMATES, y="tokens"),
         plots.points(ESTIMATES.filter(step=0), PUBLISHED, x="score (%)"),
         plots.points(ESTIMATES.filter(step=0), x="score (%)"),
-        plots.histogram(plots.bins(pl.DataFrame({"series": ["a", "a", "b"], "value": [1, 9, 4]}), 2), 2, "tokens"),
+        histograms.histogram(
+            histograms.bins(pl.DataFrame({"series": ["a", "a", "b"], "value": [1, 9, 4]}), 2), 2, "tokens"
+        ),
     ],
 )
 def test_every_kind_of_figure_keeps_to_the_schema(picture: plots.Picture) -> None:
@@ -175,10 +177,10 @@ def test_provenance_counts_what_was_drawn() -> None:
 
 def test_a_histogram_counts_every_value_once_and_answers_everywhere() -> None:
     values = pl.DataFrame({"series": ["a"] * 4 + ["b"], "value": [0, 7, 8, 31, 40]})
-    shares = plots.bins(values, 8)
+    shares = histograms.bins(values, 8)
     assert shares.filter(series="a")["share"].to_list() == [50, 25, 0, 25, 0, 0]
     assert shares.group_by("series").agg(pl.sum("share")).sort("series").rows() == [("a", 100), ("b", 100)]
-    picture = plots.histogram(shares, 8, "tokens")
+    picture = histograms.histogram(shares, 8, "tokens")
     for panel in (0, 1):
         _, reach = layers(picture, panel)
         assert reach["encoding"]["x"]["scale"] == {"padding": 0} and "y" not in reach["encoding"]
@@ -196,3 +198,54 @@ def test_the_second_figure_of_a_name_has_an_address_of_its_own(monkeypatch: pyte
         "shown-once",
     ]
     assert 'download="twice-shown-2.csv"' in shown[1]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=6), st.sampled_from(["score (%)", "mean tokens"]))
+def test_only_a_panel_of_shares_at_one_end_is_not_drawn(values: list[float], label: str) -> None:
+    shown = pl.DataFrame({"benchmark": "order", "series": "run", "step": range(len(values)), "value": values,
+                          "low": values, "high": values, "seeds": 3, "items": 200})
+    picture = plots.trajectory(shown, y=label, titles={"order": "Order"})
+    flat = label.endswith("(%)") and (max(values) < 2 or min(values) > 98)
+    assert (len(picture.panels), picture.left_out != "") == (1 - flat, flat)
+
+
+def test_a_figure_names_the_panels_that_are_not_drawn_and_why() -> None:
+    floor = ESTIMATES.with_columns(benchmark=pl.lit("program"), value=0.5)
+    picture = plots.points(pl.concat([ESTIMATES, floor]).filter(step=5), x="score (%)", titles={"program": "Programs"})
+    line = "Not drawn, because every value is within 2 points of 0%: Programs."
+    assert line == picture.left_out and f"<p>{line}</p>" in plots.figure(picture, "A caption.", "micro", floor, "ends")
+    assert len(picture.panels) == 2
+    alone = plots.figure(plots.trajectory(floor, y="score (%)"), "A caption.", "micro", floor, "scores")
+    assert "sft-panel" not in alone and "sft-legend" not in alone and "0%: all panels." in alone
+
+
+def test_a_panel_says_which_direction_is_better() -> None:
+    picture = plots.trajectory(ESTIMATES, y="score (%)", better={"arithmetic": "higher"})
+    assert [panel["title"]["subtitle"] for panel in picture.panels] == ["score (%), higher is better", "score (%)"]
+
+
+def test_a_folded_figure_is_whole_behind_its_heading() -> None:
+    whole = plots.figure("<table></table>", "A caption.", "micro", ESTIMATES, "parts")
+    folded = plots.figure("<table></table>", "A caption.", "micro", ESTIMATES, "parts", fold="Parts")
+    assert folded.startswith("<details") and f"<summary>Parts</summary>{whole}</details>" in folded
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ({"R25": [1, 2, 3], "R33": [1, 2, 3]}, "2 runs x 3 seeds"),
+        ({"R25": [1]}, "1 run x 1 seed (first seed only)"),
+        ({"R25": [4]}, "1 run x 1 seed"),
+        ({"R25": [1, 2, 3], "R25-null": [1]}, "2 runs x 1 to 3 seeds (some: first seed only)"),
+    ],
+)
+def test_provenance_says_where_only_the_first_seed_was_used(seeds: dict[str, list[int]], said: str) -> None:
+    results = pl.DataFrame(
+        [
+            {"profile": "micro", "run_name": run, "seed": seed, "step": 5, "benchmark": "order", "item_id": "a",
+             "trials": 1}
+            for run, own in seeds.items()
+            for seed in own
+        ]
+    )
+    assert f"\N{MIDDLE DOT} {said} \N{MIDDLE DOT}" in plots.provenance(results)

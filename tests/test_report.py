@@ -1,11 +1,14 @@
 "What the chapters of part II have in common: the right runs, the right published numbers, examples chosen by rule."
+import re
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from sftrepro import item_results, paper, report, store
+from sftrepro import cards, chapters, contents, item_results, paper, report, store
 from sftrepro import robustness as module
+from sftrepro.claims import Sight, judge, ledger
 from sftrepro.paper import comparable, published_for, published_here, run_of
 from sftrepro.profiles import load_profile, paper_runs, run_specs
 from sftrepro.report import cases, dips, end_points, labels, turned, versus
@@ -214,3 +217,72 @@ def test_the_gallery_gives_the_responses_of_the_first_seed(tmp_path, monkeypatch
     found = cases(run_of_scores(0.5, 0.2, 0.6).with_columns(base=pl.lit("Micro-M")), MICRO)
     assert asked == ["Micro-M", first.run_id] and found["kind"].unique().to_list() == ["recovered"]
     assert found["response"].to_list() == ["0", "5", "10"]
+
+
+# The head of a chapter
+
+EXPERIMENTS = [path for path in contents.experiments() if re.match(r"(2\d|3[01])_", path.stem)]
+
+
+def dipping(chapter_profile=MICRO):
+    law = {"arithmetic": [0.5, 0.2, 0.3, 0.6, 0.7], "order": [0.4] * 5, "program": [0.4] * 5}
+    return judge("C2", simulated(law, steps=(0, 5, 10, 20, 40), items=400, seed_spread=0), chapter_profile)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_a_chapter_opens_with_its_claims_and_its_key_figure(path):
+    cells = [(cell["cell_type"], cell["source"], cell["metadata"].get("tags", [])) for cell in
+             contents.notebook_cells(path)]
+    assert cells[0][0] == "markdown" and len(cells[0][1].splitlines()) == 1
+    head = [source for kind, source, tags in cells[1:] if "head" in tags]
+    (_, box, tags), (kind, figure, _) = cells[1 + len(head) : 3 + len(head)]
+    label = contents.chapter_label(path.stem)
+    assert f"show_opening({label}, " in box and tags == ["remove-input"]
+    assert kind == "code" and re.search(r"^show", figure, re.MULTILINE)
+    here = {id for id, claim in ledger().claims.items() if str(claim.chapter) == label}
+    assert here <= set(re.findall(r"\bC\d+\b", box))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_parameters_come_before_what_uses_them(path):
+    sources = [cell["source"] for cell in contents.notebook_cells(path)]
+    declared = next(i for i, source in enumerate(sources) if source.startswith('profile = "micro"'))
+    assert declared < next(i for i, source in enumerate(sources) if "load_profile(profile)" in source)
+    assert chapters.read_chapter(path).parameters["profile"] == "micro"
+
+
+def test_a_box_says_what_the_verdict_says_and_no_more():
+    verdict = dipping()
+    box = cards.opening(22, [verdict], MICRO)
+    text = re.sub("<[^>]+>", "", box)
+    assert f"{verdict.claim.title} {verdict.word}" in text
+    for test, row in cards.decisive(verdict).items():
+        assert f"{test}: {cards.OUTCOMES[verdict.tests[test]]} ({row['benchmark']}, " in text
+        assert cards.effect(row) in text
+    assert "3 seeds, 400 items" in text and cards.REACH[verdict.word] in text
+
+
+def test_a_box_of_what_cannot_be_tested_says_why():
+    verdict = dipping(load_profile("smoke"))
+    box = re.sub("<[^>]+>", "", cards.opening(22, [verdict], load_profile("smoke")))
+    assert verdict.word in box and f"Why: {verdict.reasons[0]}" in box and "C2: nothing" in box
+
+
+def test_a_control_that_fails_is_named_in_the_box():
+    verdict = judge("C2", simulated({"arithmetic": [0.5] * 4, "order": [0.5] * 4}), MICRO,
+                    seen=Sight(failed=("control null fails for Micro-M: it costs",)))
+    assert "Control null fails for Micro-M: it costs." in cards.basis([verdict])
+
+
+@pytest.mark.parametrize(("words", "minutes"), [(1, 1), (200, 1), (201, 2)])
+def test_reading_time_counts_prose_alone(tmp_path, notebook, words, minutes):
+    folded = "\n\n```{dropdown} Answer\n" + "word " * 500 + "\n```"
+    path = tmp_path / "20_toy.ipynb"
+    notebook(path, [("# " + "word " * (words - 1) + folded, ()), ("x = 1  # " + "word " * 500, ())])
+    assert cards.reading_minutes(path) == minutes
+
+
+def test_more_is_better_unless_it_harms():
+    assert report.better("score", ["order", "forbidden"]) == {"order": "higher", "forbidden": "lower"}
+    assert set(report.better("tokens", ["order"]).values()) == {""}
+    assert report.better("truncated", ["order"]) == {"order": "lower"}
