@@ -620,6 +620,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.mentions.runs_table': ('mentions.html#runs_table', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.seeds': ('mentions.html#seeds', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.shown_profile': ('mentions.html#shown_profile', 'sftrepro/mentions.py'),
+                                   'sftrepro.mentions.tabled': ('mentions.html#tabled', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.term_notes': ('mentions.html#term_notes', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.verdicts_shown': ('mentions.html#verdicts_shown', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.with_mentions': ('mentions.html#with_mentions', 'sftrepro/mentions.py'),

@@ -4,7 +4,7 @@
 __all__ = ['PROFILE', 'ROW', 'JUDGED', 'ENTRY', 'VERBS', 'PLURALS', 'BEFORE', 'TAG', 'EMPTY', 'QUIET', 'QUIET_CLASS', 'NAME',
            'FIGURE', 'rate', 'in_words', 'made', 'seeds', 'Note', 'run_note', 'run_notes', 'run_row', 'runs_table',
            'runs_page', 'shown_profile', 'verdicts_shown', 'claim_note', 'claim_notes', 'term_notes', 'forms',
-           'allowed', 'pieces', 'link', 'Place', 'place', 'named', 'first_term', 'linked', 'with_mentions',
+           'allowed', 'pieces', 'link', 'Place', 'place', 'named', 'tabled', 'first_term', 'linked', 'with_mentions',
            'with_permalinks', 'all_names', 'link_mentions']
 
 # %% ../nbs/14d_mentions.ipynb #8bdec34b
@@ -203,12 +203,15 @@ def place(page: str, address: str, names: dict[str, Note], terms: dict[str, Note
 # %% ../nbs/14d_mentions.ipynb #a79c3ed6
 def named(text: str, at: Place) -> str:
     "A text, its runs and claims linked."
-    name = text.strip()
-    if name in at.own:
-        at.own.remove(name)
-        return f'<span id="{name}">{text}</span>'
     return NAME.sub(lambda found: link(at.names[found[0]], found[0], at.address) if found[0] in at.names else found[0],
                     text)
+
+def tabled(text: str, at: Place) -> str:
+    "A text of a table likewise; a name that stands alone where it is explained gets its address."
+    if (name := text.strip()) not in at.own:
+        return named(text, at)
+    at.own.remove(name)
+    return f'<span id="{name}">{text}</span>'
 
 # %% ../nbs/14d_mentions.ipynb #a4e1c4e2
 def first_term(text: str, terms: dict[str, Note]) -> tuple[str, int, int] | None:
@@ -228,7 +231,7 @@ def linked(text: str, at: Place) -> str:
 def with_mentions(page: str, address: str, names: dict[str, Note], terms: dict[str, Note]) -> str:
     "A finished page, its mentions turned into links."
     at = place(page, address, names, terms)
-    write = {"nothing": lambda text, at: text, "names": named, "terms": linked}
+    write = {"nothing": lambda text, at: text, "names": tabled, "terms": linked}
     return "".join(write[may](piece, at) for piece, may in pieces(page))
 
 # %% ../nbs/14d_mentions.ipynb #19dca78e
