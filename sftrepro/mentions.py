@@ -69,19 +69,16 @@ def run_notes(profile: Profile) -> dict[str, Note]:
 # %% ../nbs/14d_mentions.ipynb #b760458e
 def run_row(id: str, own: list[RunSpec]) -> list[str]:
     "A run's row."
-    paper, spec = run_named(id), own[0] if own else None
-    ours = [spec.base, spec.data, rate(spec.learning_rate), spec.epochs, spec.batch_size, spec.steps,
-            " ".join(str(spec.seed) for spec in own)] if spec else ["not made", *[""] * 6]
-    theirs = ["", "", "", "", ""] if "-" in id else [
-        paper.base_model, paper.data, f"{paper.batch_size:,}", f"{paper.steps:,}", paper.feeds]
-    return [id, *(html.escape(str(value)) for value in (*ours, *theirs))]
+    paper = run_named(id)
+    ours = f"{in_words(own[0])}, {seeds(own)}" if own else "not made"
+    theirs = ["", ""] if "-" in id else [in_words(paper), paper.feeds]
+    return [id, *map(html.escape, (ours, *theirs))]
 
 def runs_table(profile: Profile) -> str:  # HTML
     "All runs of the paper, and the profile's controls, as they are made at a profile."
-    header = ["run", "base", "data", "learning rate", "epochs", "batch", "steps", "seeds", "in the paper: base", "data",
-              "batch", "steps", "shown in"]
-    specs = made(profile)
-    return html_table(header, [run_row(id, specs.get(id, [])) for id in dict.fromkeys((*paper_runs(), *specs))])
+    header, specs = ["run", f"at profile {profile.name}", "in the paper", "shown in"], made(profile)
+    rows = html_table(header, [run_row(id, specs.get(id, [])) for id in dict.fromkeys((*paper_runs(), *specs))])
+    return f'<div class="sft-runs">{rows}</div>'
 
 # %% ../nbs/14d_mentions.ipynb #2b442805
 def runs_page(profile: Profile) -> str:  # Markdown
@@ -188,7 +185,8 @@ def link(note: Note,
     "A mention as a link."
     file, _, place = note.address.partition("#")
     target = "" if file == page else posixpath.relpath(file, posixpath.dirname(page))
-    return f'<a class="{f"sft-note {kind}".strip()}" href="{target}#{place}" title="{html.escape(note.text)}">{shown}</a>'
+    classes, text = f"sft-note {kind}".strip(), html.escape(note.text)
+    return f'<a class="{classes}" href="{target}#{place}" title="{text}">{shown}</a>'
 
 # %% ../nbs/14d_mentions.ipynb #8ce0fb89
 class Place(NamedTuple):

@@ -6,16 +6,21 @@
   note.id = "sft-note-shown";
   note.hidden = true;
 
+  function place() {
+    if (!shown) return;
+    const words = shown.getClientRects()[0], page = document.documentElement;
+    const left = Math.min(words.left, page.clientWidth - note.offsetWidth - 8);
+    const above = words.top - note.offsetHeight - 6, below = words.bottom + 6;
+    note.style.left = `${Math.max(8, left)}px`;
+    note.style.top = `${below + note.offsetHeight > page.clientHeight && above > 0 ? above : below}px`;
+  }
+
   function show(link, more = "") {
     clearTimeout(leaving);
     shown = link;
     note.textContent = link.dataset.note + more;
     note.hidden = false;
-    const words = link.getClientRects()[0], page = document.documentElement;
-    const left = Math.min(words.left, page.clientWidth - note.offsetWidth - 8);
-    const above = words.top - note.offsetHeight - 6, below = words.bottom + 6;
-    note.style.left = `${Math.max(8, left)}px`;
-    note.style.top = `${below + note.offsetHeight > page.clientHeight && above > 0 ? above : below}px`;
+    place();
   }
 
   function hide() {
@@ -46,6 +51,6 @@
     note.addEventListener("pointerleave", hide);
     document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
     document.addEventListener("click", (event) => { if (shown && !event.target.closest("a.sft-note, #sft-note-shown")) hide(); });
-    addEventListener("scroll", hide, { passive: true, capture: true });
+    addEventListener("scroll", place, { passive: true, capture: true });
   });
 })();
