@@ -200,7 +200,7 @@ def place(page: str, address: str, names: dict[str, Note], terms: dict[str, Note
     "A page before anything is linked on it; a term that it links to by hand is left alone."
     own = {name for name, note in names.items() if note.address == f"{address}#{name}"}
     return Place(address, names, own, {term: note for term, note in terms.items()
-                                       if f'#{note.address.partition("#")[2]}"' not in page})
+                                       if f'{note.address.rpartition("/")[2]}"' not in page})
 
 # %% ../nbs/14d_mentions.ipynb #a79c3ed6
 def named(text: str, at: Place) -> str:
