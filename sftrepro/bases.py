@@ -54,7 +54,7 @@ CHAT_TEMPLATE = (
 # %% ../nbs/05_bases.ipynb #0f990f25
 def prompt_text(prompt: str,  # the user's turn, instruction included
                 ) -> str:
-    "A prompt in the chat template, up to where the assistant begins; no system prompt (FACTS section 5)."
+    "A prompt in the chat template, up to where the assistant begins; no system prompt."
     return f"{TURN}user\n{prompt}{END_TURN}\n{TURN}assistant\n"
 
 # %% ../nbs/05_bases.ipynb #07dd4d08

@@ -104,7 +104,7 @@ def test_checkpoints_lie_on_the_grid_and_load_anywhere(run: Path) -> None:
 def test_the_learning_rate_follows_the_papers_schedule(run: Path) -> None:
     log = pl.read_parquet(run / "train.parquet")
     warmup = round(SPEC.warmup_ratio * SPEC.steps)
-    def expected(done: int) -> float:  # verl: linear from 0, then half a cosine to 0 (FACTS section 2)
+    def expected(done: int) -> float:  # verl: linear from 0, then half a cosine to 0
         if done < warmup:
             return done / warmup
         return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (SPEC.steps - warmup)))
@@ -251,7 +251,7 @@ def test_the_papers_rows_share_a_forward_pass_as_in_the_authors_sampler() -> Non
     spec = run_specs(profile, ("R04",))[0]
     assert (spec.replicas, spec.micro_batch_size, spec.batch_size) == (8, 4, 256)
     order = row_order(spec)
-    for k, t, r in [(0, 0, 0), (0, 3, 5), (2, 7, 7)]:  # FACTS section 4: 256k + r + 32t + {0, 8, 16, 24}
+    for k, t, r in [(0, 0, 0), (0, 3, 5), (2, 7, 7)]:  # the authors' code: 256k + r + 32t + {0, 8, 16, 24}
         start = 256 * k + 32 * t + 4 * r
         assert order[start:start + 4] == [256 * k + r + 32 * t + 8 * j for j in range(4)]
 

@@ -4,22 +4,30 @@ The folder of pages is SFTREPRO_SITE, or the book as `make book` leaves it.
 """
 import base64
 import functools
+import html
 import http.server
+import inspect
 import json
 import os
 import re
 import shutil
 import threading
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import polars as pl
 import pytest
+from fastcore.docments import docments
+from hypothesis import given
+from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from sftrepro import plots, site
-from sftrepro.profiles import ROOT, RequestError
+from sftrepro import mentions, plots, profiles, site, store
+from sftrepro.claims import ledger
+from sftrepro.contents import instrument
+from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
 
 SITE = Path(os.environ.get("SFTREPRO_SITE") or ROOT / "_build/site/micro").resolve()
 PAGES = sorted(str(page.relative_to(SITE)) for folder in ("book", "nbs") for page in (SITE / folder).glob("*.html"))
@@ -427,3 +435,173 @@ def test_pages_link_to_their_source_where_the_repository_has_an_address(
             f"{url}/issues/new?title=Issue%20on%20page%20%2F{name}.html"}), name
         assert ("source-edit-button" in page or "btn-source-edit" in page) is bool(url)
     assert (tmp_path / "site/_sources/book/api.md").exists() and "_sources/book/api.md" in pages["book/api"]
+
+
+# What is named can be followed
+
+
+NAMED = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|C\d{1,2})(?!\w)")
+UNLINKED = {"a", "button", "code", "dt", "h1", "h2", "h3", "h4", "h5", "h6", "kbd", "label", "pre", "summary"}
+
+
+@functools.cache
+def places(page: Path) -> set[str]:
+    "The addresses on a page."
+    return set(re.findall(r'\b(?:id|name)="([^"]+)"', page.read_text(encoding="utf-8")))
+
+
+@built
+@every_page
+def test_every_link_within_the_book_leads_to_a_place_that_exists(name: str) -> None:
+    page = SITE / name
+    links = {html.unescape(link) for link in re.findall(r'<a\b[^<>]*?\bhref="([^"]+)"', page.read_text())}
+    for link in map(urlsplit, links):
+        target = (page.parent / unquote(link.path)).resolve() if link.path else page
+        if not link.scheme and link.fragment and target.suffix == ".html":
+            assert unquote(link.fragment) in places(target), link.geturl()
+
+
+class Prose(HTMLParser):
+    "The texts of a page's article that are neither in a link, in code, in a heading, nor a place themselves."
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts, self.around = [], []
+        article = page.split('class="bd-article"')[1].split("</article>")[0]
+        self.feed(re.sub(r"<(script|style|svg)\b.*?</\1>", "", article, flags=re.DOTALL))
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        told = dict(attributes)
+        named = tag == "span" and NAMED.fullmatch(told.get("id") or "")
+        ours = named or re.search(r"\b(?:math|sft-case|sft-legend|sft-provenance)\b", told.get("class") or "")
+        if tag not in mentions.EMPTY:
+            self.around.append((tag, bool(ours) or tag in UNLINKED))
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.around and self.around[-1][0] == tag:
+            self.around.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not any(quiet for _, quiet in self.around):
+            self.texts.append(data)
+
+
+@built
+@every_page
+def test_every_run_and_claim_that_is_named_is_a_link(name: str) -> None:
+    known = {*ledger().claims, *mentions.run_notes(load_profile())}
+    bare = [found[0] for text in Prose((SITE / name).read_text()).texts for found in NAMED.finditer(text)]
+    assert [word for word in bare if word in known] == []
+
+
+@built
+@every_page
+def test_every_figure_has_a_link_to_itself(name: str) -> None:
+    text = (SITE / name).read_text()
+    figures = re.findall(r'<figure class="sft-figure[^>]* id="([^"]+)"', text)
+    assert re.findall(r'<a class="sft-permalink" href="#([^"]+)"', text) == figures
+
+
+@built
+def test_every_run_has_a_row_and_every_claim_a_place_on_the_scoreboard() -> None:
+    profile = mentions.shown_profile(ROOT / "nbs/90_scoreboard.ipynb")
+    assert {*paper_runs(), *mentions.made(profile)} <= places(SITE / "book/runs.html")
+    assert set(ledger().claims) <= places(SITE / "nbs/90_scoreboard.html")
+
+
+@built
+def test_every_term_of_the_glossary_is_used_on_another_page() -> None:
+    terms = mentions.term_notes((ROOT / "book/glossary.md").read_text(encoding="utf-8"))
+    pages = [(SITE / name).read_text() for name in PAGES if name != "book/glossary.html"]
+    link = re.compile(r'sft-term" href="[./]*(?:book/)?(glossary\.html#[^"]+)"')
+    used = {found for page in pages for found in link.findall(page)}
+    assert [term for term, note in terms.items() if note.address.removeprefix("book/") not in used] == []
+
+
+@built
+@browsing
+def test_a_mention_says_what_it_names_to_pointer_keyboard_and_finger(browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    visited = Visit(context.new_page(), SITE.as_uri())
+    page = visited.open("nbs/22_dip_and_recovery.html")
+    run = page.locator('.bd-article a.sft-note[href="../book/runs.html#R25"]').first
+    note = page.locator("#sft-note-shown")
+    for act, undo in ((run.hover, lambda: page.mouse.move(0, 0)), (run.focus, lambda: page.keyboard.press("Escape")),
+                      (run.tap, lambda: None)):
+        page.keyboard.press("Tab")  # the keyboard is in use, so what has the focus shows it
+        act()
+        note.wait_for()
+        assert re.search(r"R25 at profile \w+: .* learning rate 5e-5, 8 epochs.*seed", note.inner_text())
+        box = note.bounding_box()
+        assert 0 <= box["x"] and box["x"] + box["width"] <= 390
+        undo()
+    assert page.url.endswith("22_dip_and_recovery.html")
+    run.tap()
+    page.wait_for_url("**/book/runs.html#R25")
+    assert visited.faults == []
+    context.close()
+
+
+@built
+def test_the_note_of_a_claim_has_the_verdict_of_the_scoreboard() -> None:
+    verdicts = mentions.verdicts_shown((SITE / "nbs/90_scoreboard.html").read_text())
+    told = re.search(r'href="90_scoreboard.html#C8" title="([^"]+)"', (SITE / "nbs/26_data.html").read_text())
+    assert set(verdicts) == set(ledger().claims) and told[1].endswith(f"Verdict: {verdicts['C8']}.")
+
+
+WORDS = ["R25", "R25-shuffled", "C8", "R99", "the dip", "a checkpoint", "Two trials", " and ", "\n", "&amp;", "x < y"]
+WRAPS = ["<p>{}</p>", "<code>{}</code>", "<h2>{}</h2>", '<a href="x">{}</a>', "<td>{}</td>", "<br>{}", "<!-- R25 -->{}",
+         '<img alt="R25 > C8">{}', "<table>{}</table>", '<span class="math">{}</span>', "<script>R25 < C8</script>{}"]
+TERMS = mentions.term_notes((ROOT / "book/glossary.md").read_text(encoding="utf-8"))
+NOTES = mentions.run_notes(load_profile("smoke")) | mentions.claim_notes({"C8": "reproduced"})
+
+
+@given(st.lists(st.tuples(st.sampled_from(WRAPS), st.lists(st.sampled_from(WORDS), max_size=4)), max_size=5))
+def test_linking_adds_links_and_changes_nothing_else(parts: list[tuple[str, list[str]]]) -> None:
+    body = "".join(wrap.format(" ".join(words).replace("<", "&lt;")) for wrap, words in parts)
+    page = f'<h1>R25</h1><article class="bd-article">{body}</article><footer>R25, a dip</footer>'
+    linked = mentions.with_mentions(page, "nbs/22.html", NOTES, TERMS)
+    assert re.sub(r'<a class="sft-note[^>]*>(.*?)</a>', r"\1", linked, flags=re.DOTALL) == page
+    quiet = re.findall(r'<code>.*?</code>|<h[12]>.*?</h[12]>|<a href="x">.*?</a>|<footer>.*', linked, re.DOTALL)
+    assert not any("sft-note" in element for element in quiet)
+
+
+def test_a_term_is_linked_once_and_a_verb_is_no_term() -> None:
+    def terms(body: str) -> list[str]:
+        page = mentions.with_mentions(f'<article class="bd-article">{body}</article>', "nbs/22.html", NOTES, TERMS)
+        return re.findall(r'sft-term" href="\.\./book/glossary\.html#term-([\w.-]+)"', page)
+    assert terms("<p>We run and judge. A run has a dip. This run too.</p>") == ["run", "dip"]
+    assert terms("<p>held-out\ntraces</p><td>a trace</td>") == ["held-out-trace", "trace"]
+    assert terms('<p>A <a href="../book/glossary.html#term-dip">dip</a>, or a dip</p>') == []
+    assert terms("<p>Math-CoT of the run_name</p><table><tr><td>a run</td></tr></table>") == []
+
+
+def test_the_page_that_explains_a_name_gets_its_address() -> None:
+    page = '<article class="bd-article"><p>C8</p><table><tr><td>C8</td><td>C8</td></tr></table></article>'
+    linked = mentions.with_mentions(page, "nbs/90_scoreboard.html", NOTES, {})
+    assert linked.count('<td><span id="C8">C8</span></td>') == 1 and linked.count('href="#C8"') == 2
+    assert "Verdict: reproduced." in linked
+
+
+def test_parameters_are_explained_as_nbdev_explains_them() -> None:
+    for module in (store, mentions, profiles):
+        entries = {entry.name: entry for entry in site.reference(Path(module.__file__))}
+        functions = {name: getattr(module, name) for name in entries if inspect.isfunction(getattr(module, name))}
+        for name, function in functions.items():
+            told = {key.replace("return", "returns"): text.strip()
+                    for key, text in docments(function, args_kwargs=True).items()
+                    if text}
+            assert entries[name].explained == told, name
+
+
+def test_every_function_on_the_api_page_leads_to_the_cell_that_defines_it() -> None:
+    for name, notebook in instrument().items():
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tags = [tag for cell in map(site.without_directives, cells) for tag in cell["metadata"].get("tags", [])]
+        assert {f"code-{entry.name}" for entry in site.reference(ROOT / f"sftrepro/{name}.py")} <= set(tags)
+
+
+def test_no_page_refers_to_a_document_that_the_repository_does_not_have() -> None:
+    for file in (*(ROOT / "nbs").glob("*.ipynb"), *(ROOT / "book").glob("*.md"), *ROOT.glob("*.md")):
+        named = re.findall(r"\b([A-Z]{3,}) section \d", file.read_text(encoding="utf-8"))
+        assert [name for name in named if not (ROOT / f"{name}.md").exists()] == [], file.name
