@@ -4,7 +4,7 @@
 __all__ = ['HERE', 'AT', 'axes', 'positions', 'from_base', 'measurements_by_rate', 'rate_of', 'paths', 'rows_of', 'extent',
            'layers', 'start', 'plane', 'options', 'controls', 'show_what_if']
 
-# %% ../nbs/14e_what_if.ipynb #91ade487
+# %% ../nbs/14e_what_if.ipynb #67d34ae9
 from collections.abc import Sequence
 
 import altair as alt
@@ -15,7 +15,6 @@ from .controls import group_of
 from .paper import titles
 from sftrepro.plots import (
     GREY,
-    MUTED,
     ROWS,
     RULE,
     SERIES_COLOURS,
@@ -155,7 +154,7 @@ def controls(rows: pl.DataFrame, profile: Profile) -> str:
     return (f'<form class="sft-controls" data-figure="figure-what-if" hidden>{"".join(fields)}</form>'
             f'<p class="sft-said" role="status"></p>{SCRIPT.format(name="what_if")}')
 
-# %% ../nbs/14e_what_if.ipynb #9722fbc5
+# %% ../nbs/14e_what_if.ipynb #b75caa72
 def show_what_if(results: pl.DataFrame, profile: Profile) -> None:
     "Put the figure and its controls into the page."
     runs = results["series"].unique(maintain_order=True).to_list()
@@ -165,5 +164,5 @@ def show_what_if(results: pl.DataFrame, profile: Profile) -> None:
         {run: rate_of(run, profile) for run in runs}, return_dtype=pl.Float64)).abs(), maintain_order=True)
     display(HTML(controls(rows, profile)))
     show(plane(rows, profile), "A run's path from its base, the origin, with the chosen checkpoint and its intervals: "
-         "simultaneous 95% intervals for all checkpoints and benchmarks of the run. Grey: the same run at other learning "
-         "rates.", provenance(results), rows.drop("x_text", "y_text"), "what-if")
+         "simultaneous 95% intervals for all checkpoints and benchmarks of the run. Grey: the same run at other rates.",
+         provenance(results), rows.drop("x_text", "y_text"), "what-if")
