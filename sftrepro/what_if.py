@@ -57,28 +57,29 @@ def from_base(path: pl.DataFrame) -> pl.DataFrame:
     base = path.select("benchmark").unique(maintain_order=True).with_columns(step=pl.lit(0, pl.Int64), x=0.0, y=0.0)
     return pl.concat([base, path], how="diagonal").sort("benchmark", "step", maintain_order=True)
 
-# %% ../nbs/14e_what_if.ipynb #5707a411
+# %% ../nbs/14e_what_if.ipynb #39a4a184
 def measurements_by_rate(profile: Profile, runs: Sequence[str],
                          results: pl.DataFrame,  # of the profile itself
                          ) -> list[tuple[Profile, pl.DataFrame]]:
-    "The profile and its variants with another learning rate, the slowest first, and what they measured of these runs."
+    "The profile, then its variants with another learning rate, and what they measured of these runs."
     found = [(profile, results)]
     for variant in variants(profile):
         shared = [run for run in runs if run in variant.runs]
         if variant.learning_rate_factor != profile.learning_rate_factor and shared:
             found.append((variant, variant_results(variant, shared)))
-    return sorted(((variant, rows) for variant, rows in found if rows is not None),
-                  key=lambda one: one[0].learning_rate_factor)
+    return [(variant, rows) for variant, rows in found if rows is not None]
 
-# %% ../nbs/14e_what_if.ipynb #0b6c0f20
+# %% ../nbs/14e_what_if.ipynb #3f85368b
 def rate_of(run: str, profile: Profile) -> float:
     "The peak learning rate of a run at a profile."
     return next(spec.learning_rate for spec in run_specs(profile) if spec.paper_run == run)
 
 def paths(measurements: Sequence[tuple[Profile, pl.DataFrame]], profile: Profile) -> pl.DataFrame:
-    "The path of every run at every rate."
+    "The path of every run at every rate, run by run, the profile's own rate first."
+    series = {variant.name: set(rows["series"].unique()) for variant, rows in measurements}
     frames = [from_base(positions(rows, run, profile)).with_columns(run=pl.lit(run), rate=rate_of(run, variant))
-              for variant, rows in measurements for run in rows["series"].unique(maintain_order=True)]
+              for run in measurements[0][1]["series"].unique(maintain_order=True)
+              for variant, rows in measurements if run in series[variant.name]]
     return pl.concat(frames, how="diagonal")
 
 # %% ../nbs/14e_what_if.ipynb #38b1f0cf
@@ -136,7 +137,7 @@ def plane(rows: pl.DataFrame,  # of `rows_of`
     heading = "Gain in domain, to the right, and elsewhere, upwards"
     return Picture((panel(chart | chosen, rows, heading, "percentage points", 380),), legend)
 
-# %% ../nbs/14e_what_if.ipynb #44940927
+# %% ../nbs/14e_what_if.ipynb #911ed577
 def options(values: dict[str, str]) -> str:  # name and text; names and texts are ours
     "The options of a list, as HTML."
     return "".join(f'<option value="{name}">{text}</option>' for name, text in values.items())
@@ -147,21 +148,19 @@ def controls(rows: pl.DataFrame, profile: Profile) -> str:
     others = {benchmark: titles(profile)[benchmark] for benchmark in axes(profile)[1]}
     lists = {"run": ("Run", labels(profile, runs)), "benchmark": ("Upwards", others)}
     sliders = {"step": "Step", "rate": "Learning rate"}
-    fields = [f'<label>{title}<select name="{name}">{options(values)}</select></label>'
+    fields = [f'<label for="if-{name}">{title}</label><select id="if-{name}" name="{name}">{options(values)}</select>'
               for name, (title, values) in lists.items()]
-    fields += [f'<label><span>{title} <output name="{name}_value"></output></span>'
-               f'<input type="range" name="{name}" min="0" step="1"></label>' for name, title in sliders.items()]
-    return (f'<form class="sft-controls" data-figure="figure-what-if" hidden>{"".join(fields)}</form>'
+    fields += [f'<label for="if-{name}">{title}</label><b data-value="{name}"></b>'
+               f'<input id="if-{name}" type="range" name="{name}" min="0" step="1">' for name, title in sliders.items()]
+    form = "".join(f'<div class="sft-field">{field}</div>' for field in fields)
+    return (f'<form class="sft-controls" data-figure="figure-what-if" hidden>{form}</form>'
             f'<p class="sft-said" role="status"></p>{SCRIPT.format(name="what_if")}')
 
-# %% ../nbs/14e_what_if.ipynb #b75caa72
+# %% ../nbs/14e_what_if.ipynb #00f43ae7
 def show_what_if(results: pl.DataFrame, profile: Profile) -> None:
     "Put the figure and its controls into the page."
     runs = results["series"].unique(maintain_order=True).to_list()
-    path = paths(measurements_by_rate(profile, runs, results), profile)
-    order = pl.col("run").replace_strict({run: place for place, run in enumerate(runs)}, return_dtype=pl.Int64)
-    rows = rows_of(path).sort(order, (pl.col("rate") - pl.col("run").replace_strict(
-        {run: rate_of(run, profile) for run in runs}, return_dtype=pl.Float64)).abs(), maintain_order=True)
+    rows = rows_of(paths(measurements_by_rate(profile, runs, results), profile))
     display(HTML(controls(rows, profile)))
     show(plane(rows, profile), "A run's path from its base, the origin, with the chosen checkpoint and its intervals: "
          "simultaneous 95% intervals for all checkpoints and benchmarks of the run. Grey: the same run at other rates.",

@@ -71,11 +71,13 @@
   };
   const titles = { run: "Run", benchmark: "Benchmark", item: "Item", marks: "Mark what differs from" };
   const fields = Object.fromEntries(Object.keys(choices).map((name) => [name, make("select", {
-    name, onchange: (event) => { chosen[name] = event.target.value; follow(); } })]));
+    name, id: `traces-${name}`, onchange: (event) => { chosen[name] = event.target.value; follow(); } })]));
   const before = make("button", { type: "button", onclick: () => move(-1) }, "Previous item");
   const after = make("button", { type: "button", onclick: () => move(1) }, "Next item");
   const form = make("form", { className: "sft-controls", onsubmit: () => false },
-    ...Object.keys(fields).map((name) => make("label", {}, titles[name], fields[name])), make("div", {}, before, after));
+    ...Object.keys(fields).map((name) => make("div", { className: "sft-field" },
+      make("label", { htmlFor: fields[name].id }, titles[name]), fields[name])),
+    make("div", { className: "sft-buttons" }, before, after));
   const said = make("p", { className: "sft-said", role: "status" });
   const shown = make("div");
   root.append(make("div", { className: "sft-live" }, form, said, shown));

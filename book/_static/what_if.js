@@ -23,7 +23,7 @@
         [field.max, field.disabled] = [list.length - 1, list.length < 2];
         field.value = list.indexOf(chosen[name]);
         const others = list.length < 2 ? " (the only one)" : "";
-        field.ariaValueText = form.elements[`${name}_value`].value = text[name](chosen[name]) + others;
+        field.ariaValueText = form.querySelector(`[data-value=${name}]`).textContent = text[name](chosen[name]) + others;
       }
       return lists;
     }
