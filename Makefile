@@ -3,11 +3,15 @@ PROFILE ?= micro
 # Whoever kills make means what it started as well.
 export SFTREPRO_PARENT := $(shell echo $$PPID)
 
-.PHONY: book rebuild test test-all test-quick test-smoke setup lock upgrade
+.PHONY: book pdf epub rebuild test test-all test-quick test-smoke setup lock upgrade
 .SILENT:
 
 book: setup  ## the rendered book, from committed bases and results
 	.venv/bin/sftrepro book --profile $(PROFILE)
+
+pdf epub: book  ## the rendered book as one file, in _build/print
+	./setup.sh chromium
+	.venv/bin/python -P tools/print_book.py $@ $(PROFILE)
 
 rebuild: setup  ## the book and everything below it: bases, data, runs, results
 	.venv/bin/sftrepro rebuild --profile $(PROFILE)

@@ -34,7 +34,8 @@ if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = f
     panel.append(chart);
     panel.classList.add("alive");
     const specification = JSON.parse(panel.querySelector("script[type='application/json']").textContent);
-    await window.vegaEmbed(chart, specification, { renderer: "svg", actions: false, patch: reachRow });
+    const { view } = await window.vegaEmbed(chart, specification, { renderer: "svg", actions: false, patch: reachRow });
+    panel.dispatchEvent(new CustomEvent("drawn", { detail: view, bubbles: true }));
   }
 
   document.addEventListener("DOMContentLoaded", () => {
