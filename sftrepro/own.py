@@ -5,9 +5,10 @@ __all__ = ['FORM', 'ROLES', 'FAMILIES', 'check_turns', 'turns_of', 'parsed_line'
            'is_package', 'model_named', 'take_folder', 'take_model', 'shape_in', 'parameters_in', 'own_run',
            'memory_needed', 'pieces', 'model_checks', 'refuse_unfit']
 
-# %% ../nbs/19a_own.ipynb #9783b5d2
+# %% ../nbs/19a_own.ipynb #83648118
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from math import prod
@@ -34,9 +35,9 @@ from sftrepro.bases import (
 )
 from .costs import PROCESS, USABLE_MEMORY, Shape, space, training_memory
 from .data import SCHEMA
-from .profiles import BaseSpec, Profile, RequestError, RunSpec
-from .sft import SCALED_LOGITS, device_memory, tokenise
-from .store import write_json
+from .profiles import ROOT, BaseSpec, Profile, RequestError, RunSpec
+from .sft import SCALED_LOGITS, tokenise
+from .store import read_json, write_json
 
 # %% ../nbs/19a_own.ipynb #d1b8cbc8
 FORM = '{"prompt": "What is 8+25?", "response": "It is \\\\boxed{33}.", "answer": "33"}'
@@ -130,8 +131,9 @@ def is_package(name: str) -> bool:
 def model_named(model: str) -> BaseSpec:  # raises RequestError
     "What a model's name means."
     repo, _, revision = model.partition("@")
-    if (place := Path(model).expanduser()).is_dir():
-        return BaseSpec(paper="own", name=place.resolve().name, kind="hub", repo=str(place.resolve()))
+    here = Path(model).expanduser().resolve()
+    if (place := here if here.is_dir() else ROOT / model).is_dir():
+        return BaseSpec(paper="own", name=place.name, kind="hub", repo=str(place))
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         return BaseSpec(paper="own", name=repo.split("/")[1], kind="hub", repo=repo, revision=revision or "main")
     if is_package(model):
@@ -156,11 +158,12 @@ def take_folder(spec: BaseSpec, folder: Path) -> None:  # raises RequestError
 
 def take_model(model: str, profile: Profile, folder: Path) -> None:  # raises RequestError
     "Put a model that somebody names into a base's folder, unless it is there already."
-    spec = model_named(model)
-    if (folder / "source.json").exists():
+    spec, note, is_folder = model_named(model), folder / "source.json", Path(model_named(model).repo).is_dir()
+    if note.exists() and not is_folder and read_json(note) == read_json(note) | spec.model_dump(mode="json"):
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    (load_base(spec, profile, folder) if not Path(spec.repo).is_dir() else take_folder(spec, folder))
+    shutil.rmtree(folder, ignore_errors=True)  # another model of this name, or a part of one
+    folder.mkdir(parents=True)
+    (take_folder(spec, folder) if is_folder else load_base(spec, profile, folder))
 
 # %% ../nbs/19a_own.ipynb #1efeede3
 FAMILIES = ("qwen3", "qwen2", "llama", "gemma3_text")
