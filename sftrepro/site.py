@@ -225,7 +225,8 @@ def with_links(config: dict) -> dict:  # of `book/_config.yml`
     repository = config.get("repository", {})
     if not repository.get("url"):
         return config
-    options = {"repository_url": repository["url"], "repository_branch": repository["branch"]}
+    options = {"repository_url": repository["url"], "repository_branch": repository["branch"],
+               "launch_buttons": config.get("launch_buttons", {})}
     sphinx = config["sphinx"]["config"]
     theme = sphinx["html_theme_options"] | options | dict.fromkeys(LINKS, True)
     return config | {"sphinx": {"config": sphinx | {"html_theme_options": theme}}}

