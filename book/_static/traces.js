@@ -1,4 +1,4 @@
-// The trace browser (chapters 14d and 32). The page holds the texts; the choice is in its address: #run=R25&benchmark=order&item=3
+// The trace browser (chapters 14g and 32). The page holds the texts; the choice is in its address: #run=R25&benchmark=order&item=3
 (() => {
   const root = document.querySelector(".sft-traces");
   if (!root) return;

@@ -1,4 +1,4 @@
-// The what-if figure (chapters 14e and 33): its controls set the parameters of the chart. The choice is in the page's address.
+// The what-if figure (chapters 14h and 33): its controls set the parameters of the chart. The choice is in the page's address.
 (() => {
   const form = document.querySelector(".sft-controls[data-figure]");
   if (!form) return;
