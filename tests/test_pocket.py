@@ -245,3 +245,8 @@ def test_the_answers_outside_are_numbers(profile: str, run: str) -> None:
                         pl.col("benchmark").is_in(["Families", "Sorting", "Cubes"]))["answer"]
     assert boxes.str.contains(r"^-?[\d.]+$").mean() > 0.95
     assert len(boxes) > 50
+
+
+@pytest.mark.parametrize(("profile", "base"), [("pocket-seeds", "SmolLM2-135M"), ("pocket-gemma", "Gemma3-270M")])
+def test_a_real_base_gets_nothing_right_in_the_form_asked_for(profile: str, base: str) -> None:
+    assert {value for value, *_ in ends(profile, base, base + THINKING).values()} == {0}
