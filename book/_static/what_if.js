@@ -9,7 +9,8 @@
     const figure = document.getElementById(form.dataset.figure);
     const specification = JSON.parse(figure.querySelector("script[type='application/json']").textContent);
     const rows = specification.datasets.rows;
-    const chosen = Object.fromEntries(specification.params.map(({ name, value }) => [name.replace("chosen_", ""), value]));
+    const parameters = specification.params.filter(({ name }) => name.startsWith("chosen_"));
+    const chosen = Object.fromEntries(parameters.map(({ name, value }) => [name.replace("chosen_", ""), value]));
     const values = (name, keep) => [...new Set(rows.filter(keep).map((row) => row[name]))].sort((a, b) => a - b);
     const rate = (value) => value.toExponential(1).replace("-", "\u2212");
     const text = { step: String, rate };
