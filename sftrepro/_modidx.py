@@ -662,6 +662,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.mentions.allowed': ('mentions.html#allowed', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.claim_note': ('mentions.html#claim_note', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.claim_notes': ('mentions.html#claim_notes', 'sftrepro/mentions.py'),
+                                   'sftrepro.mentions.explained': ('mentions.html#explained', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.first_term': ('mentions.html#first_term', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.forms': ('mentions.html#forms', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.in_words': ('mentions.html#in_words', 'sftrepro/mentions.py'),

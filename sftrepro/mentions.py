@@ -5,7 +5,7 @@ __all__ = ['PROFILE', 'ROW', 'JUDGED', 'ENTRY', 'VERBS', 'PLURALS', 'BEFORE', 'N
            'NAME', 'FIGURE', 'rate', 'in_words', 'made', 'seeds', 'Note', 'run_note', 'run_notes', 'run_row',
            'runs_table', 'runs_page', 'shown_profile', 'verdicts_shown', 'claim_note', 'claim_notes', 'term_notes',
            'forms', 'allowed', 'pieces', 'link', 'Place', 'place', 'named', 'tabled', 'first_term', 'linked',
-           'with_mentions', 'with_permalinks', 'all_names', 'link_mentions']
+           'with_mentions', 'with_permalinks', 'all_names', 'explained', 'link_mentions']
 
 # %% ../nbs/14f_mentions.ipynb #8bdec34b
 import html
@@ -252,9 +252,15 @@ def all_names(executed: Path) -> dict[str, Note]:  # of the folder of executed n
     shown = "".join("".join(output.get("data", {}).get("text/html", "")) for output in outputs)
     return run_notes(shown_profile(scoreboard)) | claim_notes(verdicts_shown(shown))
 
+def explained(notes: dict[str, Note], site: Path) -> dict[str, Note]:
+    "The notes that lead to a page which the site has."
+    return {name: note for name, note in notes.items() if (site / note.address.partition("#")[0]).exists()}
+
 def link_mentions(site: Path, executed: Path) -> None:
     "Link all mentions on all pages of a site."
-    names, terms = all_names(executed), term_notes((ROOT / "book/glossary.md").read_text(encoding="utf-8"))
+    glossary = ROOT / "book/glossary.md"
+    names = explained(all_names(executed), site)
+    terms = explained(term_notes(glossary.read_text(encoding="utf-8")) if glossary.exists() else {}, site)
     for file in (file for folder in ("book", "nbs") for file in sorted((site / folder).glob("*.html"))):
         text = with_mentions(file.read_text(encoding="utf-8"), file.relative_to(site).as_posix(), names, terms)
         file.write_text(with_permalinks(text), encoding="utf-8")

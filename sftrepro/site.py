@@ -265,8 +265,9 @@ def assemble(executed: Path,  # the folder of executed notebooks
     for text in (text for entry in toc_files(toc) if (text := source / f"{entry}.md").exists()):
         text.write_text(borrowed(text.read_text(encoding="utf-8"), executed), encoding="utf-8")
     (source / "book/api.md").write_text(api_page(), encoding="utf-8")
-    shown = shown_profile(executed / "90_scoreboard.ipynb")
-    (source / "book/runs.md").write_text(runs_page(shown), encoding="utf-8")
+    if "book/runs" in toc_files(toc):
+        shown = shown_profile(executed / "90_scoreboard.ipynb")
+        (source / "book/runs.md").write_text(runs_page(shown), encoding="utf-8")
     config = source / "book/_config.yml"
     config.write_text(yaml.safe_dump(with_links(yaml.safe_load(config.read_text(encoding="utf-8")))), encoding="utf-8")
     titles = {entry: short_title(notebook) for entry, notebook in notebooks.items()}

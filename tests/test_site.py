@@ -583,6 +583,18 @@ def test_the_page_that_explains_a_name_gets_its_address() -> None:
     assert "Verdict: reproduced." in linked
 
 
+def test_a_name_stays_plain_where_the_site_does_not_explain_it(tmp_path: Path) -> None:
+    page = tmp_path / "nbs/22.html"
+    page.parent.mkdir()
+    page.write_text('<article class="bd-article"><p>R25 has a dip.</p></article>')
+    mentions.link_mentions(tmp_path, tmp_path)
+    assert "<a" not in page.read_text()
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book/runs.html").touch()
+    mentions.link_mentions(tmp_path, tmp_path)
+    assert re.findall(r'<a [^>]*href="([^"]+)"', page.read_text()) == ["../book/runs.html#R25"]
+
+
 def test_parameters_are_explained_as_nbdev_explains_them() -> None:
     for module in (store, mentions, profiles):
         entries = {entry.name: entry for entry in site.reference(Path(module.__file__))}
