@@ -343,8 +343,10 @@ class Figure(Shown):
 
 def plot(*scores: Scores) -> Figure:
     "Draw the scores of some models beside each other."
-    numbers = pl.concat(each.estimates() for each in scores)
     rows = pl.concat(each.rows for each in scores).with_columns(trials=pl.lit(1))
+    numbers = pl.concat(each.estimates() for each in scores)
+    if rows["base"].n_unique() == 1:
+        numbers = numbers.with_columns(pl.col("series").str.strip_prefix(f"{rows['base'][0]}, "))
     names = {name: (BENCHMARKS | REAL)[name].title if name in BENCHMARKS else name for name in numbers["benchmark"]}
     caption, picture = "Scores with their 95% intervals (%).", plots.points(numbers, x="score (%)", titles=names)
     html = plots.figure(picture, caption, plots.provenance(rows), numbers, f"lab-{digest(numbers.to_dicts())[:6]}")

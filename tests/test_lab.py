@@ -49,7 +49,7 @@ def test_the_eight_lines_draw_a_figure_in_an_empty_notebook(own_store: Path, tmp
     source = source.replace('"order"])', '"order"], items=2)')
     *_, last = run_in_an_empty_notebook(source, tmp_path)
     assert '<figure class="sft-figure' in last["data"]["text/html"] and "<svg" in last["data"]["text/html"]
-    assert "Micro-S, 2 steps of Math-CoT" in last["data"]["text/plain"]
+    assert "│ 2 steps of Math-CoT" in last["data"]["text/plain"]
     assert {path.name for path in own_store.iterdir()} == {"lab"}
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
@@ -181,12 +181,12 @@ def test_what_starts_the_book_elsewhere_names_things_that_exist() -> None:
     container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
     target = container["postCreateCommand"].removeprefix("make ")
     assert re.search(rf"(?m)^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"))
-    assert "binder/install.py" in (ROOT / "binder/postBuild").read_text(encoding="utf-8")
+    assert "tools/install.py" in (ROOT / "binder/postBuild").read_text(encoding="utf-8")
     assert os.access(ROOT / "binder/postBuild", os.X_OK)
     assert (ROOT / "binder/runtime.txt").read_text(encoding="utf-8") == "python-3.11\n"
     colab = next(cell["source"] for cell in notebook_cells(QUICKSTART) if "find_spec" in cell["source"])
     address = yaml.safe_load((ROOT / "book/_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
-    assert f'repository = "{address}"' in colab and "binder/install.py" in colab
+    assert f'repository = "{address}"' in colab and "tools/install.py" in colab
 
 
 def test_the_first_cell_does_nothing_where_the_library_is_there() -> None:
@@ -204,13 +204,13 @@ def test_lab_files_are_pinned() -> None:
 @pytest.mark.release
 def test_a_notebook_runs_in_an_empty_environment_made_by_the_commands(tmp_path: Path) -> None:
     "As a laptop without make, Binder and Colab do it: minutes, nearly all of them installing."
-    for name in ("sftrepro", "data", "binder"):
+    for name in ("sftrepro", "data", "tools"):
         shutil.copytree(ROOT / name, tmp_path / "book" / name, ignore=shutil.ignore_patterns("__pycache__", "results"))
     for name in ("pyproject.toml", "settings.ini", "requirements.lock", "README.md", "_toc.yml"):
         shutil.copy(ROOT / name, tmp_path / "book")
     subprocess.run(["python3.11", "-m", "venv", tmp_path / "book/.venv"], check=True)
     python = tmp_path / "book/.venv/bin/python"
-    subprocess.run([python, "binder/install.py"], cwd=tmp_path / "book", check=True)
+    subprocess.run([python, "tools/install.py"], cwd=tmp_path / "book", check=True)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(
         eight_lines().replace("Micro-M", "Micro-S").replace('"order"])', '"order"], items=5)'))])
     nbformat.write(notebook, tmp_path / "mine.ipynb")

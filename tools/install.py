@@ -1,7 +1,7 @@
 """Install this repository with its pinned packages into the Python that runs this, where there is no `make`.
 
     python3.11 -m venv .venv
-    .venv/bin/python binder/install.py
+    .venv/bin/python tools/install.py
 
 Made for Python 3.11. Another one gets the same packages, with a warning: nobody has tried it.
 """
