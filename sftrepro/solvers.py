@@ -16,6 +16,7 @@ from pathlib import Path
 import polars as pl
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+# %% ../nbs/07c_solvers.ipynb #0595d618
 from .bases import changes_text, gguf_file, hub_folder
 from .countdown import SEARCHER
 from sftrepro.data import (
