@@ -231,7 +231,7 @@ def with_links(config: dict) -> dict:  # of `book/_config.yml`
     return config | {"sphinx": {"config": sphinx | {"html_theme_options": theme}}}
 
 # %% ../nbs/15_site.ipynb #b15e0005
-WRITTEN = {"book/api.md": "nbs/15_site.ipynb", "book/runs.md": "nbs/14d_mentions.ipynb"}  # pages, and what writes them
+WRITTEN = {"book/api.md": "nbs/15_site.ipynb", "book/runs.md": "nbs/14f_mentions.ipynb"}  # pages, and what writes them
 
 def linked_to_writer(html: str) -> str:  # a finished page
     "The page, its links to a source that the repository does not have turned to the notebook that writes it."

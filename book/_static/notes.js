@@ -1,4 +1,4 @@
-// The note of a mention (chapter 14d): shown while the pointer rests on it, while it has the focus, or after a first tap.
+// The note of a mention (chapter 14f): shown while the pointer rests on it, while it has the focus, or after a first tap.
 // Without scripts it is the title of the link, and the link works as any other.
 (() => {
   const note = document.createElement("div");
