@@ -84,7 +84,7 @@ def toy(tmp_path: Path) -> Path:
     "A small repository and its book."
     texts = {"sftrepro/__init__.py": '__version__ = "0.2.0"\n', "CITATION.cff": "cff-version: 1.2.0\nversion: 0.2.0\n",
              "CHANGELOG.md": CHANGELOG, "data/results/micro/a.parquet": "rows", "data/bases/b/config.json": "{}",
-             "site/index.html": "<p id='top'>", "site/nbs/22.html": "<a href='../index.html#top'>"}
+             "micro.pdf": "%PDF", "site/index.html": "<p id='top'>", "site/nbs/22.html": "<a href='../index.html#top'>"}
     for name, text in texts.items():
         (tmp_path / "toy" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "toy" / name).write_text(text)
@@ -103,7 +103,8 @@ def test_a_tag_that_is_not_the_version_or_not_in_the_changelog_is_refused(toy: P
 
 def test_a_release_holds_the_site_the_results_and_the_bases_and_can_be_checked(toy: Path) -> None:
     for out in ("one", "two"):
-        release.release("v0.2.0", toy / out, toy / "site", toy)
+        release.release("v0.2.0", toy / out, toy / "site", [toy / "micro.pdf"], toy)
+    assert (toy / "one/sftrepro-v0.2.0.pdf").read_text() == "%PDF"
     assert (toy / "one/notes.md").read_text() == "### Added\n\n- A claim\n"
     names = {}
     for what in ("site", "results", "bases"):

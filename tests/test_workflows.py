@@ -20,7 +20,8 @@ WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github/workflows").glo
 TEXTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "CODE_OF_CONDUCT.md")]
 TEXTS += sorted((ROOT / ".github").rglob("*.md")) + sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
 # What a run step may write into a workspace, beside what is committed: by the command that makes it.
-MADE = {"make book": [".venv", "_build/site/micro"], "tools/release.py": ["dist"],
+MADE = {"make book": [".venv", "_build/site/micro"], "make pdf epub": [".venv", "_build/site/micro"],
+        "tools/release.py": ["dist"],
         "tee test.log": ["test.log"], "tee links.log": ["links.log"]}
 
 

@@ -1,12 +1,13 @@
-"""Put together what a release consists of: `.venv/bin/python tools/release.py v0.2.0 FOLDER`, after `make book`.
+"""Put together what a release consists of: `.venv/bin/python tools/release.py v0.2.0 FOLDER`, after `make pdf epub`.
 
 The tag must be the version of sftrepro/__init__.py and of CITATION.cff, and CHANGELOG.md must have a part for it.
-FOLDER gets the site, the results and the bases as archives, verdicts.json, and the checksums of these files in
-SHA256SUMS; notes.md is that part of the changelog. The same commit gives the same bytes in the archives of results
-and bases. """
+FOLDER gets the site, the results and the bases as archives, the book as PDF and EPUB, verdicts.json, and the
+checksums of these files in SHA256SUMS; notes.md is that part of the changelog. The same commit gives the same bytes
+in the archives of results and bases. """
 import gzip
 import hashlib
 import re
+import shutil
 import sys
 import tarfile
 from pathlib import Path
@@ -50,12 +51,14 @@ def checksums(folder: Path) -> str:
     return "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
 
 
-def release(tag: str, out: Path, site: Path, root: Path = ROOT) -> None:
+def release(tag: str, out: Path, site: Path, printed: list[Path], root: Path = ROOT) -> None:
     "Fill a folder with the files of a release."
     out.mkdir(parents=True)
     for what, folder in (("site", site), ("results", root / "data/results"), ("bases", root / "data/bases")):
         name = f"sftrepro-{tag}-{what}"
         pack(folder, name, out / f"{name}.tar.gz")
+    for file in printed:
+        shutil.copyfile(file, out / f"sftrepro-{tag}{file.suffix}")
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     (out / "notes.md").write_text(notes(tag.removeprefix("v"), changelog), encoding="utf-8")
 
@@ -69,10 +72,13 @@ if __name__ == "__main__":
     import verdicts
 
     from sftrepro.profiles import load_profile
-    from sftrepro.workflow import site_folder
-    site = site_folder(load_profile())
-    if not (site / "index.html").exists():
-        sys.exit(f"{site} has no book. Make it: make book")
-    release(tag, out, site)
+    from sftrepro.workflow import build_root, site_folder
+    profile = load_profile()
+    site = site_folder(profile)
+    printed = [build_root() / "print" / f"{profile.name}.{kind}" for kind in ("pdf", "epub")]
+    for file in (site / "index.html", *printed):
+        if not file.exists():
+            sys.exit(f"{file} is not there. Make it: make pdf epub")
+    release(tag, out, site, printed)
     verdicts.write(out / "verdicts.json")
     (out / "SHA256SUMS").write_text(checksums(out), encoding="utf-8")
