@@ -125,9 +125,9 @@ def layers(rows: pl.DataFrame, across: str, up: str) -> list[alt.Chart]:
                 x=x, y=y, text=alt.Text("step:Q", format="d"))]
 
 # %% ../nbs/14h_what_if.ipynb #940806f9
-def start(rows: pl.DataFrame) -> dict[str, str | float]:
-    "What the figure shows at first: the first run's last checkpoint."
-    first = rows.row(0, named=True)
+def start(rows: pl.DataFrame, upwards: str) -> dict[str, str | float]:
+    "What the figure shows at first: the first run's last checkpoint, with one benchmark upwards."
+    first = rows.filter(benchmark=upwards).row(0, named=True)
     last = rows.filter(run=first["run"], rate=first["rate"])["step"].max()
     return {f"chosen_{name}": first[name] for name in ("run", "rate", "benchmark")} | {"chosen_step": last}
 
@@ -135,9 +135,11 @@ def start(rows: pl.DataFrame) -> dict[str, str | float]:
 def plane(rows: pl.DataFrame,  # of `rows_of`
           profile: Profile) -> Picture:
     "All paths in one chart, which shows what its parameters choose."
-    across = f"{titles(profile)[axes(profile)[0]]}: points above the base"
+    inside, outside = axes(profile)
+    across = f"{titles(profile)[inside]}: points above the base"
     chart = specification(*layers(rows, across, "the other benchmark: points above the base"))
-    chosen = {"params": chart["params"] + [{"name": name, "value": value} for name, value in start(rows).items()]}
+    at_first = [{"name": name, "value": value} for name, value in start(rows, outside[0]).items()]
+    chosen = {"params": chart["params"] + at_first}
     legend = (Key("chosen rate", SERIES_COLOURS[0]), Key("other rates", GREY))
     heading = "Gain in domain, to the right, and elsewhere, upwards"
     return Picture((panel(chart | chosen, rows, heading, "percentage points", 380),), legend)
