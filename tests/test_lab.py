@@ -18,6 +18,7 @@ from sftrepro import lab, own, store
 from sftrepro.bases import THINK, new_model, sample_text, train_tokenizer
 from sftrepro.contents import notebook_cells
 from sftrepro.profiles import ROOT, RequestError, changed, load_profile
+from sftrepro.sandbox import prove, returned_values
 
 QUICKSTART = ROOT / "nbs/00_quickstart.ipynb"
 ROW = {"prompt": "Add 3 and 4.", "response": r"It is \boxed{7}.", "answer": "7"}
@@ -171,6 +172,8 @@ def test_a_model_from_a_package_is_checked_trained_and_evaluated(own_store: Path
 def test_without_the_sandbox_programs_are_refused_and_all_else_goes_on(
         own_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
+    prove.cache_clear()
+    returned_values.cache_clear()
     base = lab.base("Micro-S")
     with pytest.raises(RequestError, match="sandbox: bubblewrap is not installed. Install it"):
         lab.evaluate(base, "program", items=1)
