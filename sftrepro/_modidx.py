@@ -140,6 +140,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.cards.opening': ('cards.html#opening', 'sftrepro/cards.py'),
                                 'sftrepro.cards.reach': ('cards.html#reach', 'sftrepro/cards.py'),
                                 'sftrepro.cards.reading_minutes': ('cards.html#reading_minutes', 'sftrepro/cards.py'),
+                                'sftrepro.cards.reading_paths': ('cards.html#reading_paths', 'sftrepro/cards.py'),
                                 'sftrepro.cards.readme_table': ('cards.html#readme_table', 'sftrepro/cards.py'),
                                 'sftrepro.cards.scoreboard': ('cards.html#scoreboard', 'sftrepro/cards.py'),
                                 'sftrepro.cards.scoreboard_numbers': ('cards.html#scoreboard_numbers', 'sftrepro/cards.py'),

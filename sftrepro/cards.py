@@ -4,7 +4,7 @@
 __all__ = ['HALF_WIDTHS', 'OUTCOMES', 'UNITS', 'REACH', 'WORDS_A_MINUTE', 'amount', 'effect', 'comparison_table', 'verdict_card',
            'criterion_history', 'verdict_caption', 'decisive', 'chapter_link', 'verdict_word', 'effect_bar',
            'scoreboard_row', 'scoreboard', 'meanings', 'scoreboard_numbers', 'measured_as', 'finding', 'visible',
-           'controls_told', 'basis', 'reach', 'reading_minutes', 'opening', 'landing', 'readme_table']
+           'controls_told', 'basis', 'reach', 'reading_minutes', 'opening', 'landing', 'reading_paths', 'readme_table']
 
 # %% ../nbs/14a_cards.ipynb #87e1e8b1
 import html
@@ -229,6 +229,15 @@ def landing(verdicts: Sequence[Verdict]) -> str:
     rows = [[f"<strong>{html.escape(verdict.claim.title)}</strong>", verdict_word(verdict.word),
              chapter_link(verdict.claim.chapter, "../nbs/")] for verdict in judged]
     return html_table(["claim", f"verdict at profile {judged[0].profile}", "chapter"], rows)
+
+# %% ../nbs/14a_cards.ipynb #b0c4e152
+def reading_paths(paths: dict[str, Sequence[str]],  # chapters by the name of the path
+                  ) -> str:
+    "Paths through the book with the minutes that they take, as HTML for a page of `book/`."
+    rows = [[f"<strong>{html.escape(name)}</strong>", ", ".join(chapter_link(label, "../nbs/") for label in labels),
+             span([sum(reading_minutes(chapter_file(label)) for label in labels)], "minute")]
+            for name, labels in paths.items()]
+    return html_table(["path", "chapters", "to read"], rows)
 
 # %% ../nbs/14a_cards.ipynb #358ba319
 def readme_table(words: dict[str, str],  # from `claims.current_verdicts`

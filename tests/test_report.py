@@ -282,6 +282,13 @@ def test_reading_time_counts_prose_alone(tmp_path, notebook, words, minutes):
     assert cards.reading_minutes(path) == minutes
 
 
+def test_a_path_through_the_book_takes_as_long_as_its_chapters() -> None:
+    minutes = sum(cards.reading_minutes(contents.chapter_file(label)) for label in ("22", "26"))
+    shown = cards.reading_paths({"What came out": ("22", "26")})
+    assert f"{minutes} minutes" in shown
+    assert re.findall(r'href="([^"]+)"', shown) == ["../nbs/22_dip_and_recovery.html", "../nbs/26_data.html"]
+
+
 def test_more_is_better_unless_it_harms():
     assert report.better("score", ["order", "forbidden"]) == {"order": "higher", "forbidden": "lower"}
     assert set(report.better("tokens", ["order"]).values()) == {""}
