@@ -441,7 +441,8 @@ def test_pages_link_to_their_source_where_the_repository_has_an_address(
 
 
 NAMED = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|C\d{1,2})(?!\w)")
-UNLINKED = {"a", "button", "code", "dt", "h1", "h2", "h3", "h4", "h5", "h6", "kbd", "label", "pre", "summary"}
+UNLINKED = {"a", "button", "code", "dt", "h1", "h2", "h3", "h4", "h5", "h6", "kbd", "label", "option", "pre",
+            "summary"}
 
 
 @functools.cache
@@ -457,7 +458,8 @@ def test_every_link_within_the_book_leads_to_a_place_that_exists(name: str) -> N
     links = {html.unescape(link) for link in re.findall(r'<a\b[^<>]*?\bhref="([^"]+)"', page.read_text())}
     for link in map(urlsplit, links):
         target = (page.parent / unquote(link.path)).resolve() if link.path else page
-        if not link.scheme and link.fragment and target.suffix == ".html":
+        chooses = "=" in link.fragment and target in (SITE / "nbs/32_traces.html", SITE / "nbs/33_what_if.html")
+        if not link.scheme and link.fragment and target.suffix == ".html" and not chooses:
             assert unquote(link.fragment) in places(target), link.geturl()
 
 
@@ -504,8 +506,7 @@ def test_every_figure_has_a_link_to_itself(name: str) -> None:
 
 @built
 def test_every_run_has_a_row_and_every_claim_a_place_on_the_scoreboard() -> None:
-    profile = mentions.shown_profile(ROOT / "nbs/90_scoreboard.ipynb")
-    assert {*paper_runs(), *mentions.made(profile)} <= places(SITE / "book/runs.html")
+    assert {*paper_runs(), *mentions.made(load_profile(SITE.name))} <= places(SITE / "book/runs.html")
     assert set(ledger().claims) <= places(SITE / "nbs/90_scoreboard.html")
 
 
@@ -531,7 +532,7 @@ def test_a_mention_says_what_it_names_to_pointer_keyboard_and_finger(browser: Br
         page.keyboard.press("Tab")  # the keyboard is in use, so what has the focus shows it
         act()
         note.wait_for()
-        assert re.search(r"R25 at profile \w+: .* learning rate 5e-5, 8 epochs.*seed", note.inner_text())
+        assert re.search(r"R25 at profile \w+: .* learning rate [\d.e-]+, 8 epochs.*seed", note.inner_text())
         box = note.bounding_box()
         assert 0 <= box["x"] and box["x"] + box["width"] <= 390
         undo()
