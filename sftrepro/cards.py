@@ -188,7 +188,7 @@ def basis(verdicts: Sequence[Verdict]) -> str:  # HTML
 REACH = {
     "reproduced": "it can arise without a large model and without the web; how large it is elsewhere stays open",
     "direction only": "it may arise without a large model; these data leave it open",
-    "not reproduced": "the recipe alone does not bring all of it about; larger models may still show it",
+    "not reproduced": "the recipe alone does not produce the whole pattern; larger models may still show it",
     "contradicted": "it is no law of finetuning, since the opposite can happen; larger models may still follow it",
     UNTESTABLE: "nothing, before it can be tested"}
 

@@ -185,13 +185,14 @@ def show_ends(results: pl.DataFrame, profile: Profile,
 def show_parts(results: pl.DataFrame, profile: Profile) -> None:
     "The three shares of every score and the score in two readings, of the bases and of the last checkpoints."
     shares = parts(end_points(results))
+    both = " Yes and no: answers to HaluEval that hold both." if "yes and no" in shares["part"] else ""
     text = merged(with_run_names(shares, profile).select("series", "part", "benchmark", "value", "low", "high"), 0)
     text = text.pivot("benchmark", index=["series", "part"], values="value", maintain_order=True)
     text = text.sort(pl.col("series").cast(pl.Enum(text["series"].unique(maintain_order=True))), maintain_order=True)
     show(table(text, titles(profile)), "Each score taken apart (%): responses that finished; of those, in format; of "
          "those, right. Then the score, and what it would be if answers were read as a person reads them (lenient): a "
-         "fall that only the score shows is one of format. For HaluEval also the answers that hold both words. 95% "
-         "intervals, each on its own.", provenance(results), shares, "parts", fold="The parts of every score")
+         f"fall that only the score shows is one of format.{both} 95% intervals, each on its own.", provenance(results),
+         shares, "parts", fold="The parts of every score")
 
 # %% ../nbs/14b_report.ipynb #1a97c9b7
 def show_contrasts(results: pl.DataFrame, profile: Profile,

@@ -216,7 +216,7 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "22_dip_and_recovery",
-        "Responses grow from 17 tokens to about 50",
+        "Over all benchmarks responses grow from 17 tokens to about 50",
         lambda: near((words("Micro-M"), 17)) and 48 < words("R25") < 53,
     ),
     (
@@ -369,10 +369,11 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "22_dip_and_recovery",
-        "Under greedy decoding, too, the dip comes in domain and not out of it",
+        "Under greedy decoding arithmetic falls from 27% to 18% at step 80 and ends at 54%",
         lambda: (
-            at("R25", "arithmetic", 80, profile="micro-greedy")
-            < at("Micro-M", "arithmetic", profile="micro-greedy") - 5
+            near((at("Micro-M", "arithmetic", profile="micro-greedy"), 27),
+                 (at("R25", "arithmetic", 80, profile="micro-greedy"), 18),
+                 (at("R25", "arithmetic", profile="micro-greedy"), 54))
             and min(at("R25", "order", step, profile="micro-greedy") for step in (5, 10, 20, 40, 80, 160, 240, 320))
             > at("Micro-M", "order", profile="micro-greedy") - 4
         ),
@@ -484,7 +485,7 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "22_dip_and_recovery",
-        "for the two others eight epochs are too few",
+        "the two others do not come back in eight epochs",
         lambda: all(at(run, "arithmetic") < base(run, "arithmetic") for run in ("R04", "R05")),
     ),
     (
