@@ -29,7 +29,7 @@ from traitlets import default
 from . import store
 from .codegraph import dotted
 from .contents import chapter_files, chapter_label, notebook_cells, notebook_code, unreadable
-from .profiles import ROOT, THINKING, Profile, RequestError, digest, run_named, run_specs
+from .profiles import ROOT, THINKING, Profile, RequestError, beyond_profile, digest, run_named, run_specs
 
 # %% ../nbs/16a_chapters.ipynb #cfd484f8
 class Chapter(NamedTuple):
@@ -93,8 +93,10 @@ def converted(text: str, default: object) -> object:  # raises RequestError for 
 
 # %% ../nbs/16a_chapters.ipynb #7cdfe27e
 def made_runs(profile: Profile) -> list[str]:
-    "The paper's runs that a profile makes, then its controls."
-    return list(dict.fromkeys(spec.paper_run for spec in run_specs(profile)))
+    "The paper's runs that a profile makes, then its controls, then the runs of part III that are made for it."
+    beyond = beyond_profile(profile)
+    specs = [*run_specs(profile), *(run_specs(beyond) if beyond != profile else [])]
+    return list(dict.fromkeys(spec.paper_run for spec in specs))
 
 def check_runs(words: list[str], profile: Profile) -> None:  # raises RequestError
     "Refuse a word that is neither a run of the profile, nor a base of it, nor `all` or `bases`."

@@ -99,12 +99,17 @@ class Claim(Frozen):
     superseded: tuple[Superseded, ...] = ()   # earlier criteria keep their wording
 
 class Ledger(Frozen):
-    "All claims."
+    "All claims of the paper, and our own hypotheses."
     level: float = Field(gt=0, lt=1)          # of the interval that shows
     leaning_level: float = Field(gt=0, lt=1)  # of the interval that leans
     minimum_seeds: int = Field(ge=1)
     controls: dict[str, Control]
     claims: dict[str, Claim]
+    hypotheses: dict[str, Claim] = {}         # our own, of part III; H, the chapter, and a letter where it has several
+
+    def __getitem__(self, id: str) -> Claim:
+        "A claim or a hypothesis."
+        return (self.claims | self.hypotheses)[id]
 
 # %% ../nbs/13a_claims.ipynb #6c903f63
 def ledger(path: Path = ROOT / "data/claims.toml") -> Ledger:
@@ -350,7 +355,7 @@ class Sight(NamedTuple):
 
 def sight(id: str, profile: Profile, book: Ledger | None = None) -> Sight:
     "What the published controls of a profile let a claim's tests see."
-    criterion, bases = (book or ledger()).claims[id].criterion, {base.paper: base.name for base in profile.bases}
+    criterion, bases = (book or ledger())[id].criterion, {base.paper: base.name for base in profile.bases}
     asked = dict.fromkeys((control, bases[paper_runs()[run].base_model])
                           for control, runs in (criterion.controls if criterion else {}).items()
                           for run in runs if paper_runs()[run].base_model in bases)
@@ -365,7 +370,7 @@ def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all ru
           ) -> Verdict:
     "The verdict on a claim."
     book = book or ledger()
-    claim = book.claims[id]
+    claim = book[id]
     if claim.criterion is None:
         return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
     missing = [*obstacles(claim.criterion, results, profile, book.minimum_seeds), *seen.failed]

@@ -95,11 +95,12 @@ def publish_results(profile: Profile, run_id: str,
                     frame: pl.DataFrame,  # item results of one run, all steps and benchmarks
                     inputs: dict,         # of the job that scored them
                     ) -> Path:
-    "Write a run's item results and their manifest; of the responses only the gallery."
+    "Write a run's item results and their manifest; of the responses only the gallery, of the seconds the mean."
     path = results_file(profile, run_id)
     rows = checked_results(frame, f"results of {run_id}").sort("step", "benchmark", "item_id", "trial")
     gallery = pl.when(in_gallery(profile)).then(pl.col("response") if "response" in rows.columns else None)
-    columns = {"seconds": pl.col("seconds").round_sig_figs(2), "response": gallery.otherwise(None).cast(pl.String)}
+    seconds = pl.col("seconds").mean().over("step", "benchmark").round_sig_figs(3)
+    columns = {"seconds": seconds, "response": gallery.otherwise(None).cast(pl.String)}
     write_table(path, rows.drop("prompt_digest", "sampling_seed", strict=False).with_columns(**columns), level=19)
     seal(path, inputs)
     return path

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FINISHED', 'IN_FORMAT', 'PROPERTIES', 'published_name', 'counterparts', 'benchmark_names',
-           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'responses',
+           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'beyond', 'responses',
            'conditional_share', 'parts']
 
 # %% ../nbs/11a_measurements.ipynb #14022998
@@ -12,7 +12,7 @@ import polars as pl
 
 from . import item_results
 from .analogs import BENCHMARKS
-from .profiles import THINKING, Profile, RequestError, paper_runs, run_specs
+from .profiles import THINKING, Profile, RequestError, beyond_profile, own_runs, paper_runs, run_specs
 from .stats import estimates
 
 # %% ../nbs/11a_measurements.ipynb #30bff74a
@@ -117,6 +117,17 @@ def measured(profile: Profile,
              ) -> pl.DataFrame:          # raises RequestError when results are missing
     "The item means of some runs, each from its base on."
     return gather(profile, result_sources(profile, runs), benchmarks, by_item)
+
+# %% ../nbs/11a_measurements.ipynb #c24fe12d
+def beyond(profile: Profile,
+           runs: Sequence[str],        # ids of the paper's runs and of those of part III
+           benchmarks: Sequence[str],  # none for all of the profile's
+           ) -> pl.DataFrame:          # raises RequestError when results are missing
+    "The item means of runs of both kinds, each from its base on."
+    own = [run for run in runs if run in own_runs()]
+    paper = [run for run in runs if run not in own_runs()]
+    places = [(profile, paper), (beyond_profile(profile), own)]
+    return pl.concat([measured(place, chosen, benchmarks) for place, chosen in places if chosen])
 
 # %% ../nbs/11a_measurements.ipynb #86aaa759
 def responses(profile: Profile,

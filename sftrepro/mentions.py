@@ -17,9 +17,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .claims import Claim, ledger
-from .contents import notebook_cells
+from .contents import chapter_file, notebook_cells
 from .plots import html_table
-from .profiles import CONTROLS, ROOT, PaperRun, Profile, RunSpec, load_profile, paper_runs, run_named, run_specs
+from sftrepro.profiles import (
+    CONTROLS,
+    ROOT,
+    PaperRun,
+    Profile,
+    RunSpec,
+    beyond_profile,
+    load_profile,
+    own_runs,
+    paper_runs,
+    run_named,
+    run_specs,
+)
 
 # %% ../nbs/14f_mentions.ipynb #42a83414
 def rate(value: float) -> str:
@@ -36,9 +48,9 @@ def in_words(run: PaperRun | RunSpec) -> str:
 
 # %% ../nbs/14f_mentions.ipynb #bb905280
 def made(profile: Profile) -> dict[str, list[RunSpec]]:
-    "The runs and controls that a profile makes, by id, one specification for each seed."
-    found: dict[str, list[RunSpec]] = {}
-    for spec in run_specs(profile):
+    "The runs and controls of a profile, and the runs of part III made for it, by id; a specification for each seed."
+    found, beyond = {}, beyond_profile(profile)
+    for spec in [*run_specs(profile), *(run_specs(beyond) if beyond != profile else [])]:
         found.setdefault(spec.paper_run, []).append(spec)
     return found
 
@@ -58,11 +70,13 @@ def run_note(id: str, specs: dict[str, list[RunSpec]], profile: Profile) -> Note
     ours = f"{in_words(own[0])}, {seeds(own)}" if own else "not made"
     of, _, control = id.partition("-")
     theirs = f"A control: {of} on other data." if control else f"In the paper: {in_words(run_named(id))}."
+    theirs = f"A run of part III, {run_named(id).feeds}." if id in own_runs() else theirs
     return Note(f"book/runs.html#{id if own else of}", f"{id} at profile {profile.name}: {ours}. {theirs}")
 
 def run_notes(profile: Profile) -> dict[str, Note]:
-    "The notes of all runs of the paper and of their controls."
+    "The notes of all runs, those of part III included, and of the controls."
     ids = [name for id in paper_runs() for name in (id, *(f"{id}-{control}" for control in CONTROLS))]
+    ids += list(own_runs())
     specs = made(profile)
     return {id: run_note(id, specs, profile) for id in ids}
 
@@ -71,13 +85,13 @@ def run_row(id: str, own: list[RunSpec]) -> list[str]:
     "A run's row."
     paper = run_named(id)
     ours = f"{in_words(own[0])}, {seeds(own)}" if own else "not made"
-    theirs = ["", ""] if "-" in id else [in_words(paper), paper.feeds]
+    theirs = ["", ""] if "-" in id else ["", paper.feeds] if id in own_runs() else [in_words(paper), paper.feeds]
     return [id, *map(html.escape, (ours, *theirs))]
 
 def runs_table(profile: Profile) -> str:  # HTML
     "All runs of the paper, and the profile's controls, as they are made at a profile."
     header, specs = ["run", f"at profile {profile.name}", "in the paper", "shown in"], made(profile)
-    rows = html_table(header, [run_row(id, specs.get(id, [])) for id in dict.fromkeys((*paper_runs(), *specs))])
+    rows = html_table(header, [run_row(id, specs.get(id, [])) for id in dict.fromkeys((*paper_runs(), *specs, *own_runs()))])
     return f'<div class="sft-runs">{rows}</div>'
 
 # %% ../nbs/14f_mentions.ipynb #2b442805
@@ -86,7 +100,7 @@ def runs_page(profile: Profile) -> str:  # Markdown
     return ("# Runs\n\nThe paper's 33 finetuning runs, as the authors' scripts declare them "
             "(`data/paper/runs.csv`), and what becomes of each at profile "
             f"`{profile.name}`. Epochs are the paper's. A control is a run on other data, made with the first seed "
-            "([chapter 13](../nbs/13_controls.ipynb)). [Chapter 01](../nbs/01_profiles.ipynb) explains how a run is "
+            "([chapter 13](../nbs/13_controls.ipynb)). Runs whose names begin with B are those of part III. [Chapter 01](../nbs/01_profiles.ipynb) explains how a run is "
             "scaled.\n\n"
             f"```{{raw}} html\n{runs_table(profile)}\n```\n")
 
@@ -115,8 +129,11 @@ def claim_note(id: str, claim: Claim, verdict: str) -> Note:  # verdict: empty i
     return Note(f"nbs/90_scoreboard.html#{id}", f"{id}, {claim.title}. {claim.statement}{judged}")
 
 def claim_notes(verdicts: dict[str, str]) -> dict[str, Note]:  # by id of the claim
-    "The notes of all claims of the ledger."
-    return {id: claim_note(id, claim, verdicts.get(id, "")) for id, claim in ledger().claims.items()}
+    "The notes of all claims of the ledger, and of our own hypotheses."
+    book = ledger()
+    own = {id: Note(f"nbs/{chapter_file(claim.chapter).stem}.html#verdict-{id.lower()}",
+                    f"{id}, {claim.title}. {claim.statement}") for id, claim in book.hypotheses.items()}
+    return {id: claim_note(id, claim, verdicts.get(id, "")) for id, claim in book.claims.items()} | own
 
 # %% ../nbs/14f_mentions.ipynb #ffe993c3
 ENTRY = re.compile(r"^(\w[^\n]*)\n  (\S[^\n]*)", re.MULTILINE)
@@ -175,7 +192,7 @@ def pieces(page: str) -> Iterator[tuple[str, str]]:
             open_elements.append((opening[1], allowed(piece, opening[1], open_elements[-1][1])))
 
 # %% ../nbs/14f_mentions.ipynb #29b2e4a5
-NAME = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|C\d{1,2})(?!\w)")
+NAME = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|B\d{4}|C\d{1,2}|H\d\d[a-z]?)(?!\w)")
 
 def link(note: Note,
          shown: str,     # the mention, as the page has it

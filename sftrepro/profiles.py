@@ -5,8 +5,9 @@ __all__ = ['ROOT', 'FOLDERS', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'J
            'PAPER_GRID', 'VOCABULARY', 'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'repository',
            'named_folders', 'RequestError', 'resembling', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize',
            'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'check_repository',
-           'explain', 'load_profile', 'variants', 'changed', 'PaperRun', 'paper_runs', 'run_named', 'Optimizer',
-           'digest', 'RunSpec', 'scaled_data', 'batching', 'base_of', 'scaled', 'run_specs', 'checkpoint_steps']
+           'explain', 'load_profile', 'variants', 'beyond_profile', 'changed', 'PaperRun', 'paper_runs', 'OwnRun',
+           'own_runs', 'run_named', 'Optimizer', 'digest', 'RunSpec', 'scaled_data', 'batching', 'base_of', 'scaled',
+           'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #3e173a82
 import configparser
@@ -122,10 +123,11 @@ class Profile(Frozen):
     "One section of `settings.ini`, checked."
     name: str
     like: str = ""                                   # the profile that supplies the values this one omits
+    beyond: bool = False                             # only for part III: no chapters of its own, no condition of others
     description: str
     testable: bool                                   # may a chapter state verdicts at this profile?
     bases: Bases                                     # the base models, each with its model of the paper
-    runs: Words                                      # ids of the paper's runs (runs.csv) made here, or `all`
+    runs: Words                                      # ids of runs made here; `all` of the paper's, or `own` of part III
     controls: Words                                  # control runs made here, with the first seed (chapter 13)
     seeds: Numbers = Field(min_length=1)             # every run is repeated with every seed
     bases_dir: Path                                  # folder of pretrained bases, relative to the repository
@@ -211,9 +213,14 @@ def load_profile(name: str = "micro",  # a section of `settings.ini`
 
 # %% ../nbs/01_profiles.ipynb #57b2d691
 def variants(profile: Profile) -> list[Profile]:
-    "The profiles that take their values from this one, except for the few they set themselves."
-    parser = settings()
-    return [load_profile(name) for name in parser.sections() if parser[name].get("like") == profile.name]
+    "The profiles that take their values from this one, except for the few they set themselves; not those of part III."
+    like = [load_profile(name) for name in settings().sections() if settings()[name].get("like") == profile.name]
+    return [other for other in like if not other.beyond]
+
+def beyond_profile(profile: Profile) -> Profile:
+    "The profile that makes the runs of part III for another one: its `-beyond`, or itself where there is none."
+    name = f"{profile.name}-beyond"
+    return load_profile(name) if name in settings() else profile
 
 # %% ../nbs/01_profiles.ipynb #f5f6b918
 def changed(settings: Frozen,  # a profile, a run specification, a base, ...
@@ -256,16 +263,30 @@ def paper_runs() -> dict[str, PaperRun]:
     with open(ROOT / "data/paper/runs.csv", newline="", encoding="utf-8") as file:
         return {row["id"]: PaperRun(**row) for row in csv.DictReader(file)}
 
+# %% ../nbs/01_profiles.ipynb #f8a0a00a
+class OwnRun(PaperRun):
+    "A run of part III: its id is B, the chapter and a number."
+    method: Literal["sft", "rl"]
+    start: str              # the run whose last checkpoint it starts from; empty for the base
+
+@cache
+def own_runs() -> dict[str, OwnRun]:
+    "The runs of part III by id."
+    with open(ROOT / "data/beyond/runs.csv", newline="", encoding="utf-8") as file:
+        return {row["id"]: OwnRun(**row) for row in csv.DictReader(file)}
+
 # %% ../nbs/01_profiles.ipynb #8b161ee0
 CONTROLS = {"null": "Own-answers", "ceiling": "All-CoT", "shuffled": "Math-CoT-shuffled"}  # the data sets of chapter 07
 
-def run_named(id: str,  # R25, or R25-null for a control
+def run_named(id: str,  # R25, R25-null for a control, or B4101 for a run of part III
               ) -> PaperRun:  # raises RequestError
-    "A run of the paper, or a control: the same run on other data."
+    "A run of the paper, a control (the same run on other data), or a run of part III."
     of, _, control = id.partition("-")
+    if id in own_runs():
+        return own_runs()[id]
     if of not in paper_runs() or (control and control not in CONTROLS):
-        raise RequestError(f"run {id!r} is not one of the paper's (R01 to R33, data/paper/runs.csv), "
-                           f"nor a control of one (R25-{', R25-'.join(CONTROLS)})")
+        raise RequestError(f"run {id!r} is not one of the paper's (R01 to R33, data/paper/runs.csv), nor a control of "
+                           f"one (R25-{', R25-'.join(CONTROLS)}), nor one of part III (data/beyond/runs.csv)")
     return paper_runs()[of].model_copy(update={"id": id, "data": CONTROLS[control]} if control else {})
 
 # %% ../nbs/01_profiles.ipynb #fe32aa19
@@ -377,7 +398,8 @@ def run_specs(profile: Profile,
               only: tuple[str, ...] = (),  # ids of runs and controls; empty for all of the profile's
               ) -> list[RunSpec]:          # runs of `only` that the profile does not make are left out
     "The runs of a profile with every seed, then its controls with the first."
-    ids = tuple(paper_runs()) if profile.runs == ("all",) else profile.runs
+    every = {("all",): tuple(paper_runs()), ("own",): tuple(own_runs())}
+    ids = every.get(profile.runs, profile.runs)
     runs = {id: run_named(id) for id in (*ids, *profile.controls, *only)}
     seeds = {id: profile.seeds for id in ids} | {id: profile.seeds[:1] for id in profile.controls}
     return [scaled(runs[id], profile, seed) for id in seeds if not only or id in only for seed in seeds[id]]
@@ -387,6 +409,8 @@ PAPER_GRID = (10, 20, 40, 80, 160, 320, 480, 640, 800, 960, 1120, 1280)
 
 def checkpoint_steps(spec: RunSpec) -> list[int]:
     "The steps at which a run is saved and evaluated, the last one included."
+    if spec.paper_run in own_runs():
+        return sorted({max(1, spec.steps // part) for part in (8, 4, 2, 1)})
     if spec.paper_run not in paper_runs():
         return [spec.steps]
     ratio = spec.steps / paper_runs()[spec.paper_run].steps

@@ -29,21 +29,23 @@ from sftrepro.paper import (
     published_for,
     run_of,
     settings_compared,
+    specs_of,
     titles,
 )
 from .plots import estimate, merged, number, points, provenance, show, table, trajectory
-from .profiles import Profile, paper_runs, run_specs
+from .profiles import Profile, own_runs, paper_runs, run_specs
 from .robustness import robustness_table
 from .stats import Pair, contrasts, estimates, excursion, furthest_step
 
 # %% ../nbs/14b_report.ipynb #b48e3be3
-DIFFERS = {"base": "{}", "data": "{}", "learning_rate": "lr {:.0e}", "schedule": "{}", "epochs": "{} epochs",
-           "batch_size": "batch {}"}
+DIFFERS = {"base": "{}", "data": "{}", "rows": "{} rows", "learning_rate": "lr {:.0e}", "schedule": "{}",
+           "epochs": "epochs: {}", "batch_size": "batch {}"}
 
 def labels(profile: Profile, runs: Sequence[str]) -> dict[str, str]:
     "A name for each run, by what differs among them."
-    specs = {spec.paper_run: spec for spec in run_specs(profile, tuple(runs)) if spec.paper_run in runs}
+    specs = specs_of(profile, runs)
     differing = [field for field in DIFFERS if len({getattr(spec, field) for spec in specs.values()}) > 1]
+    differing = [field for field in differing if field != "rows" or "data" not in differing]
     words = {run: [DIFFERS[field].format(getattr(spec, field)).replace("e-0", "e-") for field in differing]
              for run, spec in specs.items()}
     return {run: f"{run}: {', '.join(words[run])}" if differing else run for run in specs}
@@ -51,7 +53,7 @@ def labels(profile: Profile, runs: Sequence[str]) -> dict[str, str]:
 # %% ../nbs/14b_report.ipynb #c16840b5
 def runs_in(frame: pl.DataFrame) -> list[str]:
     "The runs among the series of a frame, in order of appearance."
-    return [series for series in frame["series"].unique(maintain_order=True) if series in paper_runs()]
+    return [series for series in frame["series"].unique(maintain_order=True) if series in paper_runs() | own_runs()]
 
 def with_run_names(frame: pl.DataFrame, profile: Profile,
                    beside: pl.DataFrame | None = None,  # whose runs set each other apart; the frame's own if None

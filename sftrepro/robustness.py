@@ -45,7 +45,7 @@ def verdict_columns(verdicts: list[Verdict]) -> dict[str, str]:
 # %% ../nbs/13b_robustness.ipynb #ae75e573
 def robustness_table(id: str, results: pl.DataFrame, profile: Profile) -> pl.DataFrame:
     "The verdict on a claim under each condition, and the outcome of each test."
-    runs = sorted(ledger().claims[id].criterion.runs)
+    runs = sorted(ledger()[id].criterion.runs)
     finished = conditional_share(results, "right_finished", "finished")
     seen = sight(id, profile)
     conditions = {"as the criterion says": [judge(id, results, profile, seen=seen)],

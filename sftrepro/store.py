@@ -4,9 +4,9 @@
 __all__ = ['MARK', 'store_root', 'locate', 'display_path', 'is_ours', 'base_folder', 'data_folder', 'run_folder', 'results_file',
            'atomic', 'write_bytes', 'write_json', 'write_table', 'remedy', 'read_bytes', 'read_text', 'read_json',
            'read_toml', 'parsed_table', 'read_table', 'FileRecord', 'Manifest', 'sha256', 'file_digest', 'Revision',
-           'git', 'revision', 'commit', 'manifest_path', 'covered', 'seal', 'read_manifest', 'verify', 'quarantine',
-           'partial_paths', 'begin', 'discard', 'finish', 'check_own', 'remove_own', 'own_folder', 'try_lock',
-           'stopping', 'locked']
+           'git', 'revision', 'commit', 'manifest_path', 'write_manifest', 'with_code', 'covered', 'seal',
+           'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'discard', 'finish', 'check_own',
+           'remove_own', 'own_folder', 'try_lock', 'stopping', 'locked']
 
 # %% ../nbs/02_store.ipynb #c9f9b990
 import fcntl
@@ -28,7 +28,7 @@ from typing import IO, NamedTuple
 import polars as pl
 from pydantic import ValidationError
 
-from .profiles import ROOT, Frozen, Profile, RequestError
+from .profiles import ROOT, Frozen, Profile, RequestError, digest
 
 # %% ../nbs/02_store.ipynb #ff55147b
 def store_root() -> Path:
@@ -219,6 +219,25 @@ def manifest_path(path: Path) -> Path:
     "The manifest's path: inside a folder, or beside a single file."
     return path.with_suffix(".json") if path.suffix in (".parquet", ".ipynb") else path / "manifest.json"
 
+# %% ../nbs/02_store.ipynb #3d4e7ca3
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    "Write a manifest; that of a published table names its code, which is written once for all that share it."
+    place, inputs = manifest_path(path), manifest.inputs
+    if path.suffix == ".parquet" and "code" in inputs:
+        name = f"code-{digest(inputs['code'])[:12]}"
+        write_json(place.with_name(f"{name}.json"), inputs["code"])
+        inputs = inputs | {"code": name}
+    write_json(place, manifest.model_dump() | {"inputs": inputs})
+
+def with_code(manifest: Manifest, folder: Path) -> Manifest:  # raises RequestError if the code's file is damaged
+    "The manifest with its code, which it may only name."
+    if not isinstance(name := manifest.inputs.get("code"), str):
+        return manifest
+    place = folder / f"{name}.json"
+    if name != f"code-{digest(code := read_json(place))[:12]}":
+        raise RequestError(f"{display_path(place)} is not the code that it is named after. {remedy(place)}")
+    return manifest.model_copy(update={"inputs": manifest.inputs | {"code": code}})
+
 # %% ../nbs/02_store.ipynb #b43b1e2e
 def covered(path: Path) -> dict[str, Path]:
     "The files that the manifest of a folder, or of a single file, covers; by name."
@@ -231,11 +250,10 @@ def covered(path: Path) -> dict[str, Path]:
 def seal(path: Path,    # a finished folder, or a single finished file
          inputs: dict,  # everything that decided its content
          ) -> Manifest:
-    "Write the manifest."
+    "Record what is there, and what it was made from."
     files = {name: {"size": file.stat().st_size, "sha256": sha256(file)} for name, file in covered(path).items()}
     made = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit()}
-    manifest = Manifest(files=files, inputs=inputs, made=made)
-    write_json(manifest_path(path), manifest.model_dump())
+    write_manifest(path, manifest := Manifest(files=files, inputs=inputs, made=made))
     return manifest
 
 # %% ../nbs/02_store.ipynb #685ea34d
@@ -243,7 +261,7 @@ def read_manifest(path: Path) -> Manifest:  # raises RequestError if it is missi
     "Read the manifest of a folder or a single file; the files are not checked."
     place = manifest_path(path)
     try:
-        return Manifest.model_validate(read_json(place))
+        return with_code(Manifest.model_validate(read_json(place)), place.parent)
     except ValidationError:
         raise RequestError(f"{display_path(place)} is not a manifest. {remedy(place)}") from None
 

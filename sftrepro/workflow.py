@@ -32,6 +32,7 @@ from sftrepro.profiles import (
     RunSpec,
     digest,
     load_profile,
+    own_runs,
     paper_runs,
     resembling,
     run_specs,
@@ -131,7 +132,7 @@ def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     if "profile" not in chapter.parameters:
         return ()
     words = {str(word) for value in chapter.parameters.values() if isinstance(value, list) for word in value}
-    pattern = r"R\d+(-\w+)?"
+    pattern = r"R\d+(-\w+)?|B\d+"
     named = tuple(paper_runs()) if "all" in words else tuple(word for word in words if re.fullmatch(pattern, word))
     runs = run_specs(profile, named) if named else []
     return (*(base.name for base in profile.bases), *(spec.run_id for spec in runs))
@@ -158,7 +159,10 @@ def chapter_job(stem: str, path: Path, profile: Profile) -> Job:
 # %% ../nbs/16b_workflow.ipynb #2746f1c4
 def jobs(profile: Profile) -> dict[str, Job]:
     "Every job of a profile by its name, each after those that it needs."
-    made = [*base_jobs(profile), *run_jobs(profile), *(chapter_job(*item, profile) for item in chapter_files().items())]
+    made = [*base_jobs(profile), *run_jobs(profile)]
+    if profile.beyond:
+        return {job.name: job for job in made}
+    made += [chapter_job(*item, profile) for item in chapter_files().items()]
     book = Job(kind="book", key=profile.name, output=site_folder(profile),
                needs=tuple(job.name for job in made if job.kind == "chapter"))
     return {job.name: job for job in (*made, book)}
@@ -365,8 +369,9 @@ def require_results(flow: Flow, stems: list[str]) -> None:
 # %% ../nbs/16b_workflow.ipynb #6f6bf5d0
 def jobs_named(name: str,  # `R25`, `R25-null`, `26`, or a part of a chapter's name
                jobs: dict[str, Job], profile: Profile) -> list[str]:  # raises RequestError
-    "The jobs that a run or a chapter stands for."
-    if specs := [spec for spec in run_specs(profile) if spec.paper_run == name]:
+    "The jobs that a run or a chapter stands for; for a chapter of part III, its runs where the profile makes them."
+    own = {id for id, run in own_runs().items() if profile.beyond and run.feeds == f"ch. {name}"}
+    if specs := [spec for spec in run_specs(profile) if spec.paper_run in {name, *own}]:
         keys = {key for spec in specs for key in (spec.base, spec.run_id)}
         return [job.name for job in jobs.values() if job.kind in PUBLISHING and job.key in keys]
     runs, stems = made_runs(profile), list(chapter_files())

@@ -440,7 +440,7 @@ def test_pages_link_to_their_source_where_the_repository_has_an_address(
 # What is named can be followed
 
 
-NAMED = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|C\d{1,2})(?!\w)")
+NAMED = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|B\d{4}|C\d{1,2}|H\d\d[a-z]?)(?!\w)")
 UNLINKED = {"a", "button", "code", "dt", "h1", "h2", "h3", "h4", "h5", "h6", "kbd", "label", "option", "pre",
             "summary"}
 

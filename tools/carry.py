@@ -24,8 +24,7 @@ def carry(old: Path, new: Path, inputs: dict, fresh_at: str) -> None:
         old.unlink()
         store.manifest_path(old).unlink()
     manifest = store.seal(new, inputs)
-    carried = manifest.model_copy(update={"made": made | {"carried_from": fresh_at}})
-    store.write_json(store.manifest_path(new), carried.model_dump())
+    store.write_manifest(new, manifest.model_copy(update={"made": made | {"carried_from": fresh_at}}))
 
 
 def earlier(place: Path, run_id: str) -> Path | None:
@@ -47,6 +46,15 @@ def carry_profile(profile: Profile, flow: Flow, fresh_at: str) -> int:
     return count
 
 
+def tidy(folder: Path) -> None:
+    "Remove the lists of code that no manifest of a folder names any more."
+    manifests = [path for path in folder.glob("*.json") if not path.name.startswith("code-")]
+    named = {store.read_json(path)["inputs"].get("code") for path in manifests}
+    for path in folder.glob("code-*.json"):
+        if path.stem not in named:
+            path.unlink()
+
+
 if __name__ == "__main__":
     fresh_at, *names = sys.argv[1:]
     for name in names:
@@ -57,3 +65,5 @@ if __name__ == "__main__":
             if committed and not profile.like:  # a variant has the bases of the profile that it is like
                 carry(job.output, job.output, flow.inputs[job.name], fresh_at)
         print(name, carry_profile(profile, flow, fresh_at), "results")
+        for folder in (store.locate(profile.results_dir), store.locate(profile.results_dir) / "tokens"):
+            tidy(folder)
