@@ -91,7 +91,8 @@ def run_row(id: str, own: list[RunSpec]) -> list[str]:
 def runs_table(profile: Profile) -> str:  # HTML
     "All runs of the paper, and the profile's controls, as they are made at a profile."
     header, specs = ["run", f"at profile {profile.name}", "in the paper", "shown in"], made(profile)
-    rows = html_table(header, [run_row(id, specs.get(id, [])) for id in dict.fromkeys((*paper_runs(), *specs, *own_runs()))])
+    ids = dict.fromkeys((*paper_runs(), *specs, *own_runs()))
+    rows = html_table(header, [run_row(id, specs.get(id, [])) for id in ids])
     return f'<div class="sft-runs">{rows}</div>'
 
 # %% ../nbs/14f_mentions.ipynb #2b442805
@@ -100,8 +101,8 @@ def runs_page(profile: Profile) -> str:  # Markdown
     return ("# Runs\n\nThe paper's 33 finetuning runs, as the authors' scripts declare them "
             "(`data/paper/runs.csv`), and what becomes of each at profile "
             f"`{profile.name}`. Epochs are the paper's. A control is a run on other data, made with the first seed "
-            "([chapter 13](../nbs/13_controls.ipynb)). Runs whose names begin with B are those of part III. [Chapter 01](../nbs/01_profiles.ipynb) explains how a run is "
-            "scaled.\n\n"
+            "([chapter 13](../nbs/13_controls.ipynb)). Runs whose names begin with B are those of part III. "
+            "[Chapter 01](../nbs/01_profiles.ipynb) explains how a run is scaled.\n\n"
             f"```{{raw}} html\n{runs_table(profile)}\n```\n")
 
 # %% ../nbs/14f_mentions.ipynb #7f52cc0e
