@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from sftrepro import export
 from sftrepro.chapters import read_chapter
 from sftrepro.contents import notebook_cells, read_toc
-from sftrepro import export
 from sftrepro.export import export_notebooks, unexported
 from sftrepro.profiles import ROOT, RequestError, load_profile
 
