@@ -159,6 +159,7 @@ class Profile(Frozen):
     temperature: float = Field(ge=0)                 # 0 is greedy (paper: 0.6)
     top_p: float = Field(gt=0, le=1)                 # paper: 0.95
     max_new_tokens: int = Field(ge=1)                # paper: 32,768
+    thinking_limit: int = Field(ge=0)                # tokens after which thinking is stopped; 0 never (chapter 06)
     benchmarks: Sizes
     gallery: int = Field(ge=0)                       # items per benchmark whose responses are published
     traced: Words                                    # runs whose predictions per token are kept (chapter 10b)
