@@ -26,7 +26,7 @@ from .profiles import ROOT, Frozen, Profile, RequestError, paper_runs, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41
-Value = Literal["score", "attack", "tokens", "finished", "reconsiders", "persuaded", "nats"]
+Value = Literal["score", "attack", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats"]
 
 # %% ../nbs/13a_claims.ipynb #f018d4cd
 class Excursion(Frozen):

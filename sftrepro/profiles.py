@@ -386,8 +386,9 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises Req
     "Scale a run of the paper to a profile."
     base = base_of(run, profile)
     own = f",base={base.name}" if run.data == CONTROLS["null"] else ""
+    data = scaled_data(run.data, profile.row_divisor).replace("{base}", base.name) + own
     return RunSpec(
-        profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor) + own,
+        profile=profile.name, paper_run=run.id, base=base.name, data=data,
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
         precision=profile.precision, compute_precision=profile.compute_precision, compiled=profile.compiled,
