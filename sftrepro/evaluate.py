@@ -86,7 +86,7 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
     "A checkpoint's responses to some questions."
     sampling, first = sampling_of(benchmark, profile), opening(checkpoint)
     prompts, seeds = [first + prompt for prompt in questions["prompt"]], questions["sampling_seed"].to_list()
-    answers = generate(checkpoint, prompts, seeds, sampling, profile.engine, profile.precision)
+    answers = generate(checkpoint, prompts, seeds, sampling, profile.engine, profile.precision, profile.thinking_limit)
     opened = pl.when(pl.col("prompt").str.ends_with(OPENED)).then(pl.lit(OPENED)).otherwise(pl.lit(""))
     responses = pl.DataFrame([answer.model_dump() for answer in answers])
     return pl.concat([questions, responses], how="horizontal").with_columns(
