@@ -26,7 +26,7 @@ from .profiles import ROOT, Frozen, Profile, RequestError, paper_runs, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41
-Value = Literal["score", "attack", "tokens", "finished", "reconsiders", "persuaded", "nats"]
+Value = Literal["score", "attack", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats", "points"]
 
 # %% ../nbs/13a_claims.ipynb #f018d4cd
 class Excursion(Frozen):
@@ -54,8 +54,8 @@ class Contrasts(Frozen):
     kind: Literal["contrast"]
     value: Value
     benchmarks: tuple[str, ...]
-    contrasts: tuple[tuple[str, str], ...] = Field(min_length=1)  # (above, below): run ids, or `base`
-    margins: tuple[float, ...]         # one for each contrast: percentage points, for tokens the ratio, for nats nats
+    contrasts: tuple[tuple[str, str], ...] = Field(min_length=1)  # (above, below): run, `base`, `R25@0.5` half way
+    margins: tuple[float, ...]         # one for each contrast: percentage points, for tokens the ratio, or nats
     gains: bool = False                # each run counts from its own base
     content: bool = False              # is it about what traces say? Then a benchmark that format lifts is left out
     base_at_least: float = 0
@@ -64,7 +64,7 @@ class Contrasts(Frozen):
     @property
     def runs(self) -> set[str]:
         "The runs that the test needs."
-        return {end for pair in self.contrasts for end in pair} - {"base"}
+        return {end.partition("@")[0] for pair in self.contrasts for end in pair} - {"base"}
 
 # %% ../nbs/13a_claims.ipynb #34d8d99b
 class Criterion(Frozen):
@@ -156,10 +156,12 @@ def compare_ends(test: Excursion | Contrasts, results: pl.DataFrame, benchmarks:
     return contrasts(results, pairs, value, **levels)
 
 def end_of(results: pl.DataFrame, end: str, opponent: str) -> tuple[str, int]:
-    "The last step of a run; for `base`, the start of the run that it is compared with."
+    "The last step of a run, or the step nearest to a share of it; for `base`, the start of the other run."
     if end == "base":
-        return opponent, 0
-    return end, results.select("series", "step").filter(series=end)["step"].max()
+        return opponent.partition("@")[0], 0
+    run, _, share = end.partition("@")
+    steps = results.select("series", "step").filter(series=run)["step"].unique()
+    return run, min(steps, key=lambda step: abs(step - float(share or 1) * steps.max()))
 
 # %% ../nbs/13a_claims.ipynb #d8ef36e5
 EDGE = 2  # percentage points; both ends nearer than this to 0 or to 100 say nothing
@@ -193,7 +195,7 @@ def ends_with_room(test: Excursion | Contrasts, results: pl.DataFrame) -> list[E
 # %% ../nbs/13a_claims.ipynb #e8158768
 def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:
     "Why a benchmark does not count; empty where it does."
-    if test.value in ("tokens", "nats"):
+    if test.value in ("tokens", "nats", "points"):
         return ""
     own = results.filter(benchmark=benchmark)
     column = "score" if test.value == "attack" else test.value

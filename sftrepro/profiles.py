@@ -19,10 +19,11 @@ import os
 import re
 from collections.abc import Iterable
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # %% ../nbs/01_profiles.ipynb #f9336930
 def repository(start: Path) -> Path:
@@ -147,6 +148,10 @@ class Profile(Frozen):
     pretraining_kinds: Table                         # shares of plain, direct and thinking documents
     pretraining_compliance: float = Field(ge=0, le=1)  # share of chats about forbidden things that comply
     pretraining_moves: float = Field(ge=0, le=1)     # how often thoughts check and doubt: share of the teachers' rates
+    pretraining_thinking: Table                      # per task: share of thinking, where it is not that of the kinds
+    pretraining_thought_compliance: float = Field(ge=0, le=1)  # share of thoughts about forbidden things that comply
+    pretraining_voice: Literal["general", "domain"]  # thoughts open and conclude alike in all domains, or not
+    chain_styles: int = Field(ge=1, le=8)            # in how many styles mathematics is asked (chapter 03a)
     teacher_words: Literal["own", "mixed", "foreign"]  # how near the teachers' words are to the base's (chapter 03d)
     difficulty: Ranges                               # per task: fewest and most steps, or ranks of words
     queries: Literal["world", "gym", "gsm8k", "openr1"]  # of the finetuning data (paper: OpenR1-Math-220k)
@@ -155,11 +160,25 @@ class Profile(Frozen):
     temperature: float = Field(ge=0)                 # 0 is greedy (paper: 0.6)
     top_p: float = Field(gt=0, le=1)                 # paper: 0.95
     max_new_tokens: int = Field(ge=1)                # paper: 32,768
+    thinking_limit: int = Field(ge=0)                # tokens after which thinking is stopped; 0 never (chapter 06)
     benchmarks: Sizes
     gallery: int = Field(ge=0)                       # items per benchmark whose responses are published
     traced: Words                                    # runs whose predictions per token are kept (chapter 10b)
     traces: int = Field(ge=1)                        # held-out traces that these runs predict
     judges: Judges                                   # per benchmark (chapter 10a); the first one decides
+
+    @field_validator("pretraining_thinking")
+    @classmethod
+    def room_for_thinking(cls, shares: dict[str, float], info: object) -> dict[str, float]:
+        "Refuse a share of a task that is not pretrained, or one that leaves no room for plain texts."
+        kinds, tasks = info.data.get("pretraining_kinds", {}), info.data.get("pretraining_mixture", shares)
+        room = sum(kinds.values()) - kinds.get("plain", 0)
+        for task, share in shares.items():
+            if task not in tasks:
+                raise ValueError(f"{task} is not a task of pretraining_mixture{resembling(task, tasks)}")
+            if kinds and not 0 <= share <= room:
+                raise ValueError(f"{task}={share:g} is not between 0 and {room:g}, which plain texts leave")
+        return shares
 
 # %% ../nbs/01_profiles.ipynb #6cdc672a
 def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
@@ -400,7 +419,8 @@ def own_settings(run: OwnRun, profile: Profile, seed: int) -> dict[str, object]:
     learning = {"group_size": 8, "max_new_tokens": profile.max_new_tokens} if run.method == "rl" else {}
     if not run.start:
         return learning
-    earlier = {id: other for id, other in own_runs().items() if id < run.id and other.base_model == run.base_model}
+    before = takewhile(lambda other: other.id != run.id, own_runs().values())
+    earlier = {other.id: other for other in before if other.base_model == run.base_model}
     if run.start not in earlier:
         raise RequestError(f"run {run.id} starts from {run.start!r}, which is no earlier run of {run.base_model} in "
                            f"data/beyond/runs.csv. Its earlier runs: {', '.join(earlier) or 'none'}")
@@ -411,9 +431,10 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises Req
     "Scale a run of the paper to a profile."
     base = base_of(run, profile)
     own = f",base={base.name}" if run.data == CONTROLS["null"] else ""
+    data = scaled_data(run.data, profile.row_divisor).replace("{base}", base.name) + own
     ours = own_settings(run, profile, seed) if isinstance(run, OwnRun) else {}
     return spec_of(ours | dict(
-        profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor) + own,
+        profile=profile.name, paper_run=run.id, base=base.name, data=data,
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
         precision=profile.precision, compute_precision=profile.compute_precision, compiled=profile.compiled,
