@@ -190,6 +190,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.claims.Sight': ('claims.html#sight', 'sftrepro/claims.py'),
                                  'sftrepro.claims.Superseded': ('claims.html#superseded', 'sftrepro/claims.py'),
                                  'sftrepro.claims.Verdict': ('claims.html#verdict', 'sftrepro/claims.py'),
+                                 'sftrepro.claims.base_under': ('claims.html#base_under', 'sftrepro/claims.py'),
                                  'sftrepro.claims.compare_ends': ('claims.html#compare_ends', 'sftrepro/claims.py'),
                                  'sftrepro.claims.comparison_outcome': ('claims.html#comparison_outcome', 'sftrepro/claims.py'),
                                  'sftrepro.claims.cramped': ('claims.html#cramped', 'sftrepro/claims.py'),
