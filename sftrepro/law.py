@@ -5,7 +5,8 @@ __all__ = ['FACTORS', 'HELD_OUT', 'Law', 'predicted', 'log_ratios', 'gains_at', 
            'fitted', 'law_of', 'pooled', 'Sweep', 'sweep', 'cells_of', 'drawn_shifts', 'refitted', 'replayed',
            'interval', 'lack_of_fit', 'nearest', 'rivals', 'held_out', 'prediction_errors', 'better_than',
            'worth_doubling', 'predicts', 'standing', 'typical', 'with_refits', 'numbers_of', 'law_column', 'law_table',
-           'law_lines', 'law_picture']
+           'law_lines', 'law_picture', 'reasoning_groups', 'sweeps_of', 'show_law', 'show_law_table', 'shortened',
+           'show_shortened']
 
 # %% ../nbs/17a_law.ipynb #ec174822
 import math
@@ -18,9 +19,22 @@ import polars as pl
 from scipy.optimize import least_squares
 from scipy.special import expit
 
+from .controls import group_of
 from .costs import parameters, shape_of
-from .paper import specs_of
-from .plots import ROWS, Picture, estimate, keys, panel, specification, styles, table
+from .paper import specs_of, titles
+from sftrepro.plots import (
+    ROWS,
+    Picture,
+    estimate,
+    keys,
+    panel,
+    provenance,
+    show,
+    specification,
+    styles,
+    table,
+    wide,
+)
 from .profiles import Profile, RequestError, beyond_profile
 from .stats import Pair, contrasts, item_variation, pair_differences, seed_variation
 
@@ -304,3 +318,53 @@ def law_picture(law: Law, sweep: Sweep) -> Picture:
     chart = specification(*(layer.encode(x=x, y=y, color=colour) for layer in (line, point)))
     return Picture(tuple(panel(chart, own, str(base), "points above the base, higher is better")
                          for (base,), own in rows.group_by("base", maintain_order=True)), tuple(legend))
+
+# %% ../nbs/17a_law.ipynb #f93b142d
+def reasoning_groups(results: pl.DataFrame) -> dict[str, list[str]]:  # raises RequestError
+    "The reasoning benchmarks that were measured, out of domain and in domain."
+    names = results["benchmark"].unique(maintain_order=True).to_list()
+    asked = {"out of domain": "OOD reasoning", "in domain": "in-domain"}
+    groups = {title: [name for name in names if group_of(name) == group] for title, group in asked.items()}
+    if not any(groups.values()):
+        raise RequestError(f"benchmarks {', '.join(names)}: none is a reasoning benchmark. Ask for some: "
+                           "-p benchmarks arithmetic,program")
+    return {title: found for title, found in groups.items() if found}
+
+def sweeps_of(results: pl.DataFrame, profile: Profile) -> dict[str, Sweep]:
+    "The gains of some runs, for each group of reasoning benchmarks."
+    cells = cells_of(results, profile)
+    return {title: sweep(results, cells, names) for title, names in reasoning_groups(results).items()}
+
+# %% ../nbs/17a_law.ipynb #4e0d8a3c
+def show_law(results: pl.DataFrame, profile: Profile) -> None:
+    "The first group's gains with their law, as a figure."
+    title, data = next(iter(sweeps_of(results, profile).items()))
+    law = fitted(data.cells, data.gains, varying(data.cells))
+    show(law_picture(law, data), f"Gain over the base {title}, mean of the reasoning benchmarks, in points. Points: "
+         "measured, mean over seeds. Lines: the law that was fitted to all of them together.", provenance(results),
+         data.cells.with_columns(gain=data.gains, law=predicted(law, data.cells)), "law")
+
+def show_law_table(results: pl.DataFrame, profile: Profile) -> None:
+    "The laws of all groups as a table."
+    laws = law_table(sweeps_of(results, profile))
+    show(table(laws), "The law of each group of benchmarks, with 95% intervals over items and seeds. Errors are mean "
+         "absolute errors in points on the cells that were held out. Doublings: for a base of middle size, on all "
+         "queries, or to the last step.", provenance(results), laws, "law-numbers")
+
+# %% ../nbs/17a_law.ipynb #6ca231f7
+def shortened(results: pl.DataFrame, long: str,
+              short: Sequence[str]) -> pl.DataFrame:  # as from `stats.contrasts`
+    "The ends of shorter runs minus a longer run at the same step."
+    ends = results.filter(pl.col("series").is_in(list(short))).group_by("series", maintain_order=True).agg(
+        pl.col("step").max())
+    pairs = [Pair(benchmark=name, name=f"{run} at its end, step {step}", above=(run, step), below=(long, step))
+             for run, step in ends.rows() for name in results["benchmark"].unique(maintain_order=True)]
+    return contrasts(results, pairs)
+
+# %% ../nbs/17a_law.ipynb #5de741df
+def show_shortened(results: pl.DataFrame, profile: Profile, long: str, short: Sequence[str]) -> None:
+    "How far ahead shorter runs are when they end, benchmark by benchmark."
+    made = [run for run in short if run in set(results["series"])]
+    found = shortened(results, long, made).rename({"estimate": "value"})
+    show(table(wide(found, "name"), titles(profile)), f"The end of each shorter run minus {long} at the same step, in "
+         "percentage points, with simultaneous 95% intervals.", provenance(results), found, "shortened")
