@@ -26,7 +26,8 @@ from .profiles import ROOT, Frozen, Profile, RequestError, load_profile, run_nam
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41
-Value = Literal["score", "attack", "refused", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats", "points"]
+Value = Literal["score", "attack", "refused", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats",
+                "points"]
 
 # %% ../nbs/13a_claims.ipynb #f018d4cd
 class Excursion(Frozen):
