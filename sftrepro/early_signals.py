@@ -3,10 +3,9 @@
 # %% auto #0
 __all__ = ['PREDICTORS', 'STANDS', 'early_and_final', 'with_chains', 'left_out', 'predictions', 'prediction_errors', 'columns_of']
 
-# %% ../nbs/13e_early_signals.ipynb #ad173618
+# %% ../nbs/13e_early_signals.ipynb #6f737001
 import numpy as np
 import polars as pl
-from scipy.stats import spearmanr
 
 from .profiles import Profile, RequestError, run_specs
 from .stats import family
@@ -57,17 +56,15 @@ def predictions(early: pl.DataFrame,  # of `with_chains`
               for name, features in PREDICTORS.items()}
     return fitted | {STANDS: early["points"].to_numpy()}
 
-# %% ../nbs/13e_early_signals.ipynb #6f09640d
+# %% ../nbs/13e_early_signals.ipynb #350b0fda
 def prediction_errors(early: pl.DataFrame,            # of `with_chains`
                       against: str = "kind of data",  # the guess that has to be beaten
                       ) -> pl.DataFrame:              # points, one row for each predictor
-    "Mean absolute error of each predictor, how much less it is than that of a guess, and the rank correlation."
+    "Mean absolute error of each predictor, and how much less it is than that of a guess."
     said, gain = predictions(early), early["gain"].to_numpy()
     wrong = np.abs(np.stack(list(said.values()), axis=1) - gain[:, None])
     better = wrong[:, [list(said).index(against)]] - wrong
-    ranks = [spearmanr(values, gain).statistic if np.ptp(values) > 0 else np.nan for values in said.values()]
-    return pl.DataFrame({"predictor": list(said), **columns_of("error", wrong), **columns_of("better", better),
-                         "rank_correlation": ranks, "runs": len(early)})
+    return pl.DataFrame({"predictor": list(said), **columns_of("error", wrong), **columns_of("better", better)})
 
 def columns_of(name: str, values: np.ndarray,  # runs x predictors
                ) -> dict[str, np.ndarray]:
