@@ -64,7 +64,7 @@ def dip_map(dips: pl.DataFrame) -> Picture:
               for (name,), rows in frame.group_by("condition", maintain_order=True)]
     return Picture(tuple(panels), tuple(KEYS.values()))
 
-# %% ../nbs/14i_dip_map.ipynb #74b2cf52
+# %% ../nbs/14i_dip_map.ipynb #f5340a59
 def show_dip_map(conditions: dict[str, pl.DataFrame],  # of `dips.under_conditions`
                  dips: pl.DataFrame,                   # of `dips.all_dips`
                  profile: Profile) -> None:
@@ -73,6 +73,6 @@ def show_dip_map(conditions: dict[str, pl.DataFrame],  # of `dips.under_conditio
     show(dip_map(named), "The dip test on each run and benchmark: fall from the base to the lowest checkpoint in "
          "percentage points, coloured by the outcome. The deciding 95% intervals are simultaneous over the checkpoints "
          "and benchmarks of a run.", provenance(pl.concat(conditions.values())), dips, "dip-map")
-    show(table(dip_table(named)), "The same tests in numbers: the fall from the base to the lowest checkpoint, the rise from "
+    show(table(dip_table(named)), "The same tests in numbers: fall from the base to the lowest checkpoint, rise from "
          "there to the last, and the last above the base, in percentage points.",
          provenance(pl.concat(conditions.values())), dips, "dip-tests", fold="All dip tests")
