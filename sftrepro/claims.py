@@ -26,7 +26,7 @@ from .profiles import ROOT, Frozen, Profile, RequestError, paper_runs, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41
-Value = Literal["score", "attack", "tokens", "finished", "reconsiders", "persuaded", "nats"]
+Value = Literal["score", "attack", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats", "points"]
 
 # %% ../nbs/13a_claims.ipynb #f018d4cd
 class Excursion(Frozen):
@@ -55,7 +55,7 @@ class Contrasts(Frozen):
     value: Value
     benchmarks: tuple[str, ...]
     contrasts: tuple[tuple[str, str], ...] = Field(min_length=1)  # (above, below): run ids, or `base`
-    margins: tuple[float, ...]         # one for each contrast: percentage points, for tokens the ratio, for nats nats
+    margins: tuple[float, ...]         # one for each contrast: percentage points, for tokens the ratio, or nats
     gains: bool = False                # each run counts from its own base
     content: bool = False              # is it about what traces say? Then a benchmark that format lifts is left out
     base_at_least: float = 0
@@ -193,7 +193,7 @@ def ends_with_room(test: Excursion | Contrasts, results: pl.DataFrame) -> list[E
 # %% ../nbs/13a_claims.ipynb #e8158768
 def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:
     "Why a benchmark does not count; empty where it does."
-    if test.value in ("tokens", "nats"):
+    if test.value in ("tokens", "nats", "points"):
         return ""
     own = results.filter(benchmark=benchmark)
     column = "score" if test.value == "attack" else test.value

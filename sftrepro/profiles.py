@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # %% ../nbs/01_profiles.ipynb #f9336930
 def repository(start: Path) -> Path:
@@ -147,6 +147,10 @@ class Profile(Frozen):
     pretraining_kinds: Table                         # shares of plain, direct and thinking documents
     pretraining_compliance: float = Field(ge=0, le=1)  # share of chats about forbidden things that comply
     pretraining_moves: float = Field(ge=0, le=1)     # how often thoughts check and doubt: share of the teachers' rates
+    pretraining_thinking: Table                      # per task: share of thinking, where it is not that of the kinds
+    pretraining_thought_compliance: float = Field(ge=0, le=1)  # share of thoughts about forbidden things that comply
+    pretraining_voice: Literal["general", "domain"]  # thoughts open and conclude alike in all domains, or not
+    chain_styles: int = Field(ge=1, le=8)            # in how many styles mathematics is asked (chapter 03a)
     teacher_words: Literal["own", "mixed", "foreign"]  # how near the teachers' words are to the base's (chapter 03d)
     difficulty: Ranges                               # per task: fewest and most steps, or ranks of words
     queries: Literal["world", "gym", "gsm8k", "openr1"]  # of the finetuning data (paper: OpenR1-Math-220k)
@@ -161,6 +165,19 @@ class Profile(Frozen):
     traced: Words                                    # runs whose predictions per token are kept (chapter 10b)
     traces: int = Field(ge=1)                        # held-out traces that these runs predict
     judges: Judges                                   # per benchmark (chapter 10a); the first one decides
+
+    @field_validator("pretraining_thinking")
+    @classmethod
+    def room_for_thinking(cls, shares: dict[str, float], info: object) -> dict[str, float]:
+        "Refuse a share of a task that is not pretrained, or one that leaves no room for plain texts."
+        kinds, tasks = info.data.get("pretraining_kinds", {}), info.data.get("pretraining_mixture", shares)
+        room = sum(kinds.values()) - kinds.get("plain", 0)
+        for task, share in shares.items():
+            if task not in tasks:
+                raise ValueError(f"{task} is not a task of pretraining_mixture{resembling(task, tasks)}")
+            if kinds and not 0 <= share <= room:
+                raise ValueError(f"{task}={share:g} is not between 0 and {room:g}, which plain texts leave")
+        return shares
 
 # %% ../nbs/01_profiles.ipynb #6cdc672a
 def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
@@ -387,8 +404,9 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises Req
     "Scale a run of the paper to a profile."
     base = base_of(run, profile)
     own = f",base={base.name}" if run.data == CONTROLS["null"] else ""
+    data = scaled_data(run.data, profile.row_divisor).replace("{base}", base.name) + own
     return RunSpec(
-        profile=profile.name, paper_run=run.id, base=base.name, data=scaled_data(run.data, profile.row_divisor) + own,
+        profile=profile.name, paper_run=run.id, base=base.name, data=data,
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
         precision=profile.precision, compute_precision=profile.compute_precision, compiled=profile.compiled,

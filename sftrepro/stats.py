@@ -174,8 +174,8 @@ ESTIMATES = {"benchmark": pl.String, "series": pl.String, "step": pl.Int64, "val
              "high": pl.Float64, "seeds": pl.Int64, "items": pl.Int64}
 
 def is_share(value: str) -> bool:
-    "Is a column between 0 and 1? Lengths and log-probabilities are not."
-    return value not in ("tokens", "nats")
+    "Is a column between 0 and 1? Lengths, log-probabilities and errors in points are not."
+    return value not in ("tokens", "nats", "points")
 
 # %% ../nbs/11_stats.ipynb #642ba888
 def estimates_of(results: pl.DataFrame, value: str, level: float) -> pl.DataFrame:
@@ -198,7 +198,7 @@ def estimates_of(results: pl.DataFrame, value: str, level: float) -> pl.DataFram
 
 # %% ../nbs/11_stats.ipynb #f0ff9290
 def estimates(results: pl.DataFrame,   # item results with `series`
-              value: str = "score",    # score, truncated and other shares (in percent), tokens, or nats
+              value: str = "score",    # score, truncated and other shares (in percent), tokens, nats or points
               level: float = 0.95) -> pl.DataFrame:  # the columns of `ESTIMATES`
     "The value of each benchmark, run and step with its interval."
     rows = results.select("benchmark", "series", "seed", "step", "item_id", value)
@@ -250,7 +250,7 @@ def smallest_effect(error: np.ndarray,  # standard error
 def contrasts(results: pl.DataFrame, pairs: Sequence[Pair], value: str = "score",
               level: float = 0.95,    # of the interval
               leaning: float = 0.80,  # of a second, narrower one
-              ) -> pl.DataFrame:      # in percentage points; tokens as logarithm of the ratio; nats as they are
+              ) -> pl.DataFrame:      # in percentage points; tokens as logarithm of the ratio; nats, points as they are
     "All pairs with simultaneous intervals, standard error and smallest detectable effect."
     by_benchmark: dict[str, list[Pair]] = {}
     for pair in pairs:

@@ -45,7 +45,7 @@ ENTRIES = {"pretrain": ("bases.pretrain",), "fetch": ("bases.load_base",), "trai
            "generate": ("evaluate.generate_responses",),
            "score": ("evaluate.score_responses", "judges.with_grades", "item_results.publish_results"),
            "tokens": ("token_logprobs.measure", "item_results.publish_tokens")}
-BY_QUERIES = {"data": {"world": "data.build", "gym": "solvers.build", "gsm8k": "solvers.build",
+BY_QUERIES = {"data": {"world": "mixtures.build", "gym": "solvers.build", "gsm8k": "solvers.build",
                        "openr1": "authors.build"},
               "tokens": {"world": "token_logprobs.from_world", "gsm8k": "token_logprobs.from_gsm8k",
                          "openr1": "token_logprobs.from_openr1"}}
