@@ -26,7 +26,8 @@ from .profiles import ROOT, Frozen, Profile, RequestError, load_profile, run_nam
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41
-Value = Literal["score", "attack", "refused", "tokens", "finished", "reconsiders", "persuaded", "nats", "points"]
+Value = Literal["score", "attack", "refused", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats",
+                "points"]
 
 # %% ../nbs/13a_claims.ipynb #f018d4cd
 class Excursion(Frozen):
@@ -54,18 +55,17 @@ class Contrasts(Frozen):
     kind: Literal["contrast"]
     value: Value
     benchmarks: tuple[str, ...]
-    contrasts: tuple[tuple[str, str], ...] = Field(min_length=1)  # (above, below): run ids, or `base`
+    contrasts: tuple[tuple[str, str], ...] = Field(min_length=1)  # (above, below): run, `base`, `R25@0.5` half way
     margins: tuple[float, ...]         # one for each contrast: percentage points, for tokens the ratio, or nats
     gains: bool = False                # each run counts from its own base
     content: bool = False              # is it about what traces say? Then a benchmark that format lifts is left out
-    at: float = Field(1, gt=0, le=1, exclude_if=lambda at: at == 1)  # share of its steps after which a run is compared
     base_at_least: float = 0
     base_at_most: float = 100
 
     @property
     def runs(self) -> set[str]:
         "The runs that the test needs."
-        return {end for pair in self.contrasts for end in pair} - {"base"}
+        return {end.partition("@")[0] for pair in self.contrasts for end in pair} - {"base"}
 
 # %% ../nbs/13a_claims.ipynb #34d8d99b
 class Criterion(Frozen):
@@ -152,17 +152,18 @@ def compare_ends(test: Excursion | Contrasts, results: pl.DataFrame, benchmarks:
     if test.kind != "contrast":
         return excursion(results, benchmarks, test.run, value, down=test.kind == "dip", **levels)
     pairs = [Pair(benchmark=benchmark, name=f"{above} minus {below}",
-                  above=end_of(results, above, below, test.at), below=end_of(results, below, above, test.at),
+                  above=end_of(results, above, below), below=end_of(results, below, above),
                   gains=test.gains)
              for benchmark in benchmarks for above, below in test.contrasts]
     return contrasts(results, pairs, value, **levels)
 
-def end_of(results: pl.DataFrame, end: str, opponent: str, at: float = 1) -> tuple[str, int]:
-    "The checkpoint nearest to a share of a run's steps; for `base`, the start of the run that it is compared with."
+def end_of(results: pl.DataFrame, end: str, opponent: str) -> tuple[str, int]:
+    "The last step of a run, or the step nearest to a share of it; for `base`, the start of the other run."
     if end == "base":
-        return opponent, 0
-    steps = results.select("series", "step").filter(series=end)["step"].unique().sort()
-    return end, min(steps, key=lambda step: abs(step - at * steps.max()))
+        return opponent.partition("@")[0], 0
+    run, _, share = end.partition("@")
+    steps = results.select("series", "step").filter(series=run)["step"].unique()
+    return run, min(steps, key=lambda step: abs(step - float(share or 1) * steps.max()))
 
 # %% ../nbs/13a_claims.ipynb #d8ef36e5
 EDGE = 2  # percentage points; both ends nearer than this to 0 or to 100 say nothing
@@ -189,7 +190,7 @@ def ends_with_room(test: Excursion | Contrasts, results: pl.DataFrame) -> list[E
         return [((test.run, 0), (test.run, last), -test.out_margin)] if test.kind == "dip" else []
     ends = []
     for (above, below), margin in zip(test.contrasts, test.margins, strict=True):
-        high, low = end_of(results, above, below, test.at), end_of(results, below, above, test.at)
+        high, low = end_of(results, above, below), end_of(results, below, above)
         ends.append((high, low, -margin) if margin < 0 and above == "base" else (low, high, margin))
     return [] if test.gains else ends
 

@@ -6,7 +6,7 @@ __all__ = ['Dose', 'DIALS', 'POOL', 'OUTCOMES', 'WISHED', 'HEADROOM', 'moves_dos
            'outcomes', 'headroom', 'series_along', 'along', 'all_outcomes', 'show_doses', 'show_map', 'show_ways',
            'controls_in', 'show_controls']
 
-# %% ../nbs/14k_worlds.ipynb #3c2e2333
+# %% ../nbs/14k_worlds.ipynb #1aab2715
 from collections.abc import Callable, Sequence
 
 import polars as pl
@@ -22,7 +22,7 @@ from .report import better
 from .stats import Pair, contrasts, estimates, excursion, furthest_step
 from .traces import NEARNESS
 
-# %% ../nbs/14k_worlds.ipynb #21275502
+# %% ../nbs/14k_worlds.ipynb #64cc4378
 Dose = tuple[float, str]  # rank and name
 
 def moves_dose(world: Profile) -> Dose:
@@ -36,7 +36,7 @@ def forbidden_dose(world: Profile) -> Dose:
         return 0, "no thoughts"
     return (2, "answered") if world.pretraining_thought_compliance > 0.5 else (1, "refused")
 
-# %% ../nbs/14k_worlds.ipynb #09359e7c
+# %% ../nbs/14k_worlds.ipynb #d9911599
 def thinking_dose(world: Profile) -> Dose:
     "The share of the documents about order reasoning that think."
     share = kind_shares("order", world).get("thinking", 0)
@@ -50,7 +50,7 @@ DIALS: dict[str, Callable[[Profile], Dose]] = {
     "words": lambda world: (list(NEARNESS).index(world.teacher_words), world.teacher_words),
     "forbidden": forbidden_dose}
 
-# %% ../nbs/14k_worlds.ipynb #2e8a5e5e
+# %% ../nbs/14k_worlds.ipynb #5a22bb23
 def turned(world: Profile, profile: Profile) -> list[str]:
     "The dials at which a world differs from a profile."
     return [dial for dial, dose in DIALS.items() if dose(world) != dose(profile)]
@@ -60,7 +60,7 @@ def worlds_of(profile: Profile) -> list[Profile]:
     like = [load_profile(name) for name, section in settings().items() if section.get("like") == profile.name]
     return [profile, *(world for world in like if world.beyond and turned(world, profile))]
 
-# %% ../nbs/14k_worlds.ipynb #6c39a233
+# %% ../nbs/14k_worlds.ipynb #fdb31708
 def doses(profile: Profile) -> pl.DataFrame:  # dial, dose and world; the doses of a dial in order
     "The worlds along each dial that has more than one."
     rows = []
@@ -70,7 +70,7 @@ def doses(profile: Profile) -> pl.DataFrame:  # dial, dose and world; the doses 
         rows += [{"dial": dial, "dose": dose(world)[1], "world": world.name} for world in along if len(along) > 1]
     return pl.DataFrame(rows, dict.fromkeys(("dial", "dose", "world"), pl.String))
 
-# %% ../nbs/14k_worlds.ipynb #7013a292
+# %% ../nbs/14k_worlds.ipynb #90c8bea7
 def is_there(world: Profile, runs: Sequence[str]) -> bool:
     "Has a world published these runs, and their bases?"
     specs = [spec for spec in run_specs(world, tuple(runs)) if spec.paper_run in runs]
@@ -86,7 +86,7 @@ def show_worlds(profile: Profile, runs: Sequence[str]) -> None:
     show(table(rows), "The worlds of this chapter. Each differs from the first in one respect.", "settings.ini", rows,
          "worlds")
 
-# %% ../nbs/14k_worlds.ipynb #ce7fc595
+# %% ../nbs/14k_worlds.ipynb #f7534170
 def in_world(rows: pl.DataFrame, world: Profile, profile: Profile) -> pl.DataFrame:
     "The rows of a world, under names that tell it from the profile's own."
     before = "" if world.name == profile.name else f"{world.name}/"
@@ -97,7 +97,7 @@ def measured_worlds(profile: Profile, runs: Sequence[str], benchmarks: Sequence[
     there = [world for world in worlds_of(profile) if world.name == profile.name or is_there(world, runs)]
     return pl.concat([in_world(measured(world, runs, benchmarks), world, profile) for world in there])
 
-# %% ../nbs/14k_worlds.ipynb #a6925838
+# %% ../nbs/14k_worlds.ipynb #8db49f05
 POOL = "out of domain"
 
 def of_group(results: pl.DataFrame, group: str) -> list[str]:
@@ -109,7 +109,7 @@ def pooled(results: pl.DataFrame) -> pl.DataFrame:
     return results.filter(pl.col("benchmark").is_in(of_group(results, "OOD reasoning"))).with_columns(
         benchmark=pl.lit(POOL))
 
-# %% ../nbs/14k_worlds.ipynb #dbaab560
+# %% ../nbs/14k_worlds.ipynb #9fde9480
 OUTCOMES = {"gain": "gain out of domain", "fall": "deepest fall in domain", "lost": "refusals lost"}
 WISHED = dict(zip(OUTCOMES.values(), ("higher", "lower", "lower"), strict=True))
 
@@ -128,7 +128,7 @@ def outcomes(results: pl.DataFrame, series: str) -> pl.DataFrame:  # `benchmark`
                                   pl.col("estimate").alias("value"), "low", "high", "seeds", "items")
                       for name, rows in found.items()])
 
-# %% ../nbs/14k_worlds.ipynb #e8ae5e87
+# %% ../nbs/14k_worlds.ipynb #f1035084
 HEADROOM = "headroom out of domain"
 
 def headroom(profile: Profile, run: str) -> pl.DataFrame:  # the columns of `outcomes`
@@ -144,7 +144,7 @@ def headroom(profile: Profile, run: str) -> pl.DataFrame:  # the columns of `out
                 pl.col("estimate").alias("value"), "low", "high", "seeds", "items"))
     return pl.concat(rows) if rows else pl.DataFrame()
 
-# %% ../nbs/14k_worlds.ipynb #54086760
+# %% ../nbs/14k_worlds.ipynb #8c8baeb1
 def series_along(dial: str, profile: Profile, run: str) -> dict[str, str]:
     "The series of the worlds along one dial, in the order of their doses, each with the name of its dose."
     return {run if world == profile.name else f"{world}/{run}": dose
@@ -159,7 +159,7 @@ def along(dial: str, results: pl.DataFrame, profile: Profile, run: str) -> dict[
               if len(doses(profile)) else f"Profile {profile.name} has one world only, its own: nothing to compare.")
     return there if len(there) > 1 else {}
 
-# %% ../nbs/14k_worlds.ipynb #a33ccb12
+# %% ../nbs/14k_worlds.ipynb #252bdb80
 def all_outcomes(results: pl.DataFrame, names: dict[str, str],  # series -> what the figure calls it
                  more: pl.DataFrame | None = None,  # further outcomes, such as the headroom
                  ) -> pl.DataFrame:
@@ -182,7 +182,7 @@ def show_doses(dial: str, results: pl.DataFrame,  # of `measured_worlds`
          "point is of one world, with its 95% interval, counted from that world's own base.",
          provenance(results.filter(pl.col("series").is_in(list(names)))), response, f"doses-{dial.replace(' ', '-')}")
 
-# %% ../nbs/14k_worlds.ipynb #53dc2729
+# %% ../nbs/14k_worlds.ipynb #acbf55be
 def show_map(results: pl.DataFrame, profile: Profile, run: str) -> None:
     "The outcomes of every world, one row each."
     there, names = set(results["series"].unique()), {run: "this book's world"}
@@ -190,8 +190,9 @@ def show_map(results: pl.DataFrame, profile: Profile, run: str) -> None:
         names |= {series: f"{dial}: {dose}" for series, dose in series_along(dial, profile, run).items()
                   if series in there - {run}}
     rows = all_outcomes(results, names)
-    show(points(rows, x="points", better=WISHED), f"{run} in every world that has results: what it gained out of domain, how far it "
-         "fell in domain on the way, and how many refusals it lost, each from its own base, with 95% intervals.",
+    show(points(rows, x="points", better=WISHED),
+         f"{run} in every world that has results: what it gained out of domain, how far it fell in domain on the way, "
+         "and how many refusals it lost, each from its own base, with 95% intervals.",
          provenance(results), rows, "worlds-map")
 
 def show_ways(dial: str, results: pl.DataFrame, profile: Profile, run: str, benchmarks: Sequence[str] = ()) -> None:
@@ -206,7 +207,7 @@ def show_ways(dial: str, results: pl.DataFrame, profile: Profile, run: str, benc
          f"Scores of {run} over optimizer steps, by dose ({dial}); step 0 is each world's own base. Bands are 95% "
          "intervals, each on its own.", provenance(chosen), scores, f"ways-{dial.replace(' ', '-')}")
 
-# %% ../nbs/14k_worlds.ipynb #9bb87888
+# %% ../nbs/14k_worlds.ipynb #962f23b2
 def controls_in(profile: Profile, run: str) -> pl.DataFrame:  # text
     "What each control says in each world."
     rows = []
