@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable
 from itertools import chain, islice, zip_longest
 
-from .analogs import INSTRUCTION, with_instruction
+from .analogs import BENCHMARKS, INSTRUCTION, with_instruction
 from .profiles import Frozen, RequestError, digest
 from .reasoning_tasks import LETTERS
 from .sources import GSM8K, Source, after_hashes, column, source_rows
@@ -293,4 +293,4 @@ def real_items(name: str, count: int) -> list[Item]:  # raises RequestError
 # %% ../nbs/08_benchmarks.ipynb #4ebad6b5
 def user_turn(item: Item) -> str:
     "The user's turn for an item, real or of the micro world."
-    return item.prompt if item.benchmark in REAL else with_instruction(item)
+    return with_instruction(item) if item.benchmark in BENCHMARKS else item.prompt

@@ -3,9 +3,9 @@
 # %% auto #0
 __all__ = ['app', 'ProfileOption', 'HardwareOption', 'More', 'OnlyOption', 'HoursOption', 'results_app', 'split_parameters',
            'render_chapter', 'page_in_book', 'as_in_book', 'experiment', 'not_ready', 'ready', 'examples', 'sftrepro',
-           'join_parameters', 'use_utf8', 'main', 'chosen_hardware', 'book', 'check_options', 'rebuild', 'run',
-           'shown_job', 'state', 'states', 'counts', 'state_line', 'status', 'show_plan', 'results', 'verify_results',
-           'changed_verdict', 'rescore', 'do_job']
+           'join_parameters', 'use_utf8', 'check_repository', 'main', 'chosen_hardware', 'book', 'check_options',
+           'rebuild', 'run', 'shown_job', 'state', 'states', 'counts', 'state_line', 'status', 'show_plan', 'results',
+           'verify_results', 'changed_verdict', 'rescore', 'do_job']
 
 # %% ../nbs/19_cli.ipynb #d74ddcf1
 import json
@@ -29,7 +29,7 @@ from .costs import Hardware, cost_of, cost_words, hardware, summary, usual_hardw
 from .execution import do
 from .export import export_notebooks, unexported
 from .processes import cores, exit_line, in_turns, own_gpus, run_in_turn, run_side_by_side, tie_to_parent
-from .profiles import Profile, RequestError, check_repository, digest, load_profile
+from .profiles import ROOT, Profile, RequestError, digest, load_profile
 from .rebuild import DRY, LONGEST_REBUILD, cost_in_short, results_name, update
 from sftrepro.workflow import (
     PUBLISHING,
@@ -138,6 +138,13 @@ def use_utf8() -> None:
     if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
         command = [sys.executable, "-P", "-X", "utf8", *sys.orig_argv[1:]]
         os.execv(command[0], command)
+
+# %% ../nbs/19_cli.ipynb #c39ce051
+def check_repository(root: Path = ROOT) -> None:  # raises RequestError
+    "Refuse to work where there is no repository around the library."
+    if not any((root / name).exists() for name in ("settings.ini", "pyproject.toml")):
+        raise RequestError(f"sftrepro is installed in {root} without its repository, which has the notebooks, the "
+                           "settings and the data. Install it from a clone of the repository: make setup")
 
 # %% ../nbs/19_cli.ipynb #0906e010
 def main() -> None:

@@ -18,6 +18,7 @@ from .item_results import is_published
 from .measurements import measured
 from .profiles import ROOT, THINKING, Frozen, Profile, load_profile, run_named, run_specs
 from .stats import Pair, contrasts
+from .variants import VARIANTS
 
 # %% ../nbs/13_controls.ipynb #c0a10006
 class Control(Frozen):
@@ -48,7 +49,7 @@ def control_ends(control: str, base: str,
 # %% ../nbs/13_controls.ipynb #c0a1000b
 def group_of(benchmark: str) -> str:
     "The group of a benchmark: in-domain, OOD reasoning, general, safety or ours."
-    return (BENCHMARKS | REAL)[benchmark].group
+    return (BENCHMARKS | REAL | VARIANTS)[benchmark].group
 
 def compared(control: str, base: str, run: str,
              results: pl.DataFrame,  # item means with the series of the control

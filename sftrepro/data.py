@@ -139,6 +139,9 @@ class DataRequest(NamedTuple):
     def solver(self, item: Item) -> Teacher | Solver:
         "Who solves a query, with the habits that the knobs and the words that the profile ask for."
         habits: dict[str, float] = {"looks": self.knobs.length - 1}
+        if self.knobs.habits is not None:
+            moves = ("check", "backtracking", "look", "look_again")
+            habits |= {move: self.knobs.habits * getattr(self.recipe.solver.habits, move) for move in moves}
         if self.knobs.backtracking is not None:
             chance = random_generator("backtracking", self.seed, item.id).random()
             habits["backtracking"] = float(chance < self.knobs.backtracking)

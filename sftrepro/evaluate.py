@@ -25,6 +25,7 @@ from .item_results import GRADES, ITEM_RESULTS
 from .profiles import THINKING, Profile, RequestError, digest, run_specs
 from .score import scorer_of
 from .store import read_table, store_root, write_table
+from .variants import VARIANTS, variant_items
 from .world import Item, prompt_digest, world_of
 
 # %% ../nbs/10_evaluate.ipynb #8e6bc0e2
@@ -33,6 +34,8 @@ def items_of(benchmark: str, profile: Profile) -> list[Item]:
     count = profile.benchmarks[benchmark].items
     if benchmark in REAL:
         return real_items(benchmark, count)
+    if benchmark in VARIANTS:
+        return variant_items(benchmark, world_of(profile), count)
     return list(islice(draw(benchmark, "evaluation", world_of(profile)), count))
 
 # %% ../nbs/10_evaluate.ipynb #8a9c2ead
@@ -41,6 +44,7 @@ def questions(benchmark: str, profile: Profile,
               ) -> pl.DataFrame:
     "One row for each response to ask for: item, trial, prompt text and the seed of its sampling."
     trials = range(profile.benchmarks[benchmark].trials)
+    opened = VARIANTS[benchmark].opened if benchmark in VARIANTS else opened
     return pl.DataFrame([
         {"item_id": item.id, "trial": trial, "prompt": prompt_text(user_turn(item)) + opened,
          "sampling_seed": int(digest([benchmark, item.id, trial])[:8], 16)}
@@ -53,7 +57,7 @@ def benchmarks_of(profile: Profile,
                   run_id: str,  # of a finetuning run, a base's name, or a base made to think
                   ) -> list[str]:
     "The benchmarks that a model answers at a profile: a base made to think, only those of reasoning."
-    known, reasoning = BENCHMARKS | REAL, ("in-domain", "OOD reasoning")
+    known, reasoning = BENCHMARKS | REAL | VARIANTS, ("in-domain", "OOD reasoning")
     return [name for name in profile.benchmarks if THINKING not in run_id or known[name].group in reasoning]
 
 # %% ../nbs/10_evaluate.ipynb #ec1ecfd7
@@ -82,7 +86,7 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
     "A checkpoint's responses to some questions."
     sampling, first = sampling_of(benchmark, profile), opening(checkpoint)
     prompts, seeds = [first + prompt for prompt in questions["prompt"]], questions["sampling_seed"].to_list()
-    answers = generate(checkpoint, prompts, seeds, sampling, profile.engine, profile.precision)
+    answers = generate(checkpoint, prompts, seeds, sampling, profile.engine, profile.precision, profile.thinking_limit)
     opened = pl.when(pl.col("prompt").str.ends_with(OPENED)).then(pl.lit(OPENED)).otherwise(pl.lit(""))
     responses = pl.DataFrame([answer.model_dump() for answer in answers])
     return pl.concat([questions, responses], how="horizontal").with_columns(

@@ -24,8 +24,9 @@ from .analogs import BENCHMARKS
 from .answers import boxed, same_value
 from .bases import CHAT_TEMPLATE, IGNORED
 from .benchmarks import REAL
-from .data import SCHEMA, DataRequest, full_size, make
+from .data import SCHEMA, DataRequest, full_size
 from .evaluate import item_results, questions, respond
+from .mixtures import make
 from .own import counted, model_checks, model_named, own_card, own_run, read_lines, refuse_unfit, take_model
 from .profiles import BenchmarkSize, Profile, RequestError, RunSpec, changed, digest, load_profile, resembling
 from .recipes import RECIPES, parse

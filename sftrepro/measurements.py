@@ -127,7 +127,8 @@ def beyond(profile: Profile,
     own = [run for run in runs if run in own_runs()]
     paper = [run for run in runs if run not in own_runs()]
     places = [(profile, paper), (beyond_profile(profile), own)]
-    return pl.concat([measured(place, chosen, benchmarks) for place, chosen in places if chosen])
+    names = benchmarks or list(profile.benchmarks)
+    return pl.concat([measured(place, chosen, names) for place, chosen in places if chosen])
 
 # %% ../nbs/11a_measurements.ipynb #86aaa759
 def responses(profile: Profile,

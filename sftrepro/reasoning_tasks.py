@@ -63,9 +63,11 @@ STYLES = (
           "Then it is {} times as high.", "On which step is {name}?"))
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #28d019b9
-def told(steps: Sequence[tuple[str, int]], start: int, rng: random.Random) -> str:
+def told(steps: Sequence[tuple[str, int]], start: int, rng: random.Random,
+         styles: int | None = None,  # of the first so many styles; None for all
+         ) -> str:
     "A chain in one of the styles."
-    chosen = rng.choice(STYLES)
+    chosen = rng.choice(STYLES[:styles])
     wordings = {verb: rng.choice(wordings) for verb, wordings in chosen.tells.items()}
     clauses = [wordings[verb].format(operand) for verb, operand in steps]
     body = ", ".join(clauses) + "." if chosen.listed else " ".join(clauses)
@@ -81,7 +83,8 @@ def chain(task: str, world: World, rng: random.Random) -> Item:
     for _ in range(world.level(task, rng)):
         steps.append(arithmetic_step(rng, value))
         value = apply(value, *steps[-1])
-    return Item(benchmark=task, prompt=told(steps, start, rng), answer=str(value), truth=(start, *steps))
+    return Item(benchmark=task, prompt=told(steps, start, rng, world.styles),
+                answer=str(value), truth=(start, *steps))
 
 # %% ../nbs/03a_reasoning_tasks.ipynb #59b6137f
 def arithmetic(world: World, rng: random.Random) -> Item:

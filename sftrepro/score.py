@@ -6,7 +6,7 @@ __all__ = ['UNPARSED', 'RECORD', 'PLAIN', 'REPLAY', 'ENTRY', 'ABBREVIATIONS', 'S
            'score_myth', 'score_how_to', 'tells_steps', 'judged_text', 'harm', 'score_forbidden', 'calls_of',
            'passes_tests', 'future_first', 'score_tests', 'json_values', 'passes_contest', 'score_contest',
            'short_form', 'score_short', 'sentences', 'words_of', 'checkers', 'follows', 'score_ifeval',
-           'score_halueval', 'Scorer', 'unjudged', 'scorer_of']
+           'score_halueval', 'Scorer', 'unjudged', 'score_brief', 'scorer_of']
 
 # %% ../nbs/04b_score.ipynb #de8e9009
 import json
@@ -399,6 +399,15 @@ SCORERS |= {
     "IFEval": Scorer(name="instructions", version=2, score=score_ifeval),
     "HaluEval": Scorer(name="last yes or no", version=2, score=score_halueval),
     **dict.fromkeys(("AlpacaEval", "TruthfulQA", "HEx-PHI"), Scorer(name="judge", version=1, score=unjudged))}
+
+# %% ../nbs/04b_score.ipynb #5b1ef002
+def score_brief(response: str, item: Item, world: World) -> Score:
+    "Score a short answer that was asked for alone: `parsed` says whether it came alone, `lenient` whether it is right."
+    alone = re.fullmatch(r"[^.\n]*\\boxed\{[^{}\n]*\}[^.\n]*\.?", response.strip()) is not None
+    judged = SCORERS[item.truth[0]].score(response, item, world)
+    return Score(parsed=alone, answer=judged.answer, score=alone and judged.score, lenient=judged.score)
+
+SCORERS |= {"brief": Scorer(name="brief", version=1, score=score_brief), "pressed": SCORERS["forbidden"]}
 
 # %% ../nbs/04b_score.ipynb #5d0c66a7
 def scorer_of(benchmark: str) -> Scorer:  # raises RequestError

@@ -266,6 +266,8 @@ def request_of(name: str, seed: int, profile: Profile, tokenizer: PreTrainedToke
     recipe, knobs = parse(name)
     if name.split(",")[0] not in SOLVERS:
         raise RequestError(f"data set {name!r} is made of the micro world's tasks alone. Here: {', '.join(SOLVERS)}")
+    if knobs.own:
+        raise RequestError(f"data set {name!r}: pools, refusals and brief rows are made of the micro world alone")
     recipe = recipe.model_copy(update={"solver": SOLVERS[name.split(",")[0]]})
     return DataRequest(recipe, knobs, seed, profile, tokenizer)
 

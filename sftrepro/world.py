@@ -80,6 +80,7 @@ class World(Frozen):
     "What is true, drawn from a seed, and how hard the tasks are."
     seed: int
     levels: dict[str, tuple[int, int]]  # task -> fewest and most steps, or first and last rank of its words
+    styles: int | None = None           # in how many styles chains are told (chapter 03a); None for all
 
     def level(self, task: str, rng: random.Random) -> int:
         "Draw the number of steps of the next item."
@@ -100,4 +101,4 @@ class World(Frozen):
 # %% ../nbs/03_world.ipynb #b5f425fb
 def world_of(profile: Profile) -> World:
     "The world that a profile sets."
-    return World(seed=profile.world_seed, levels=profile.difficulty)
+    return World(seed=profile.world_seed, levels=profile.difficulty, styles=profile.chain_styles)

@@ -16,7 +16,7 @@ from sftrepro.bases import document_text, sample_text, train_tokenizer
 from sftrepro.countdown import puzzles
 from sftrepro.data import DataRequest, make, queries
 from sftrepro.general_tasks import REFUSAL, fear_and_myth, popularity, recipe_text, true_steps
-from sftrepro.internet import READY, VOICES, Document, direct, document, internet, thinkers, thought
+from sftrepro.internet import VOICES, Document, direct, document, internet, thinkers, thought
 from sftrepro.profiles import PRETRAINING_BLOCK, Profile, load_profile
 from sftrepro.reasoning_tasks import arithmetic_value, facts_of
 from sftrepro.recipes import RECIPES, parse
@@ -197,7 +197,7 @@ def any_of(phrases: tuple[str, ...]) -> str:
 @pytest.mark.parametrize("name", THOUGHT_ABOUT)
 def test_all_thinking_has_one_voice(name: str) -> None:
     "Opening, the question copied, steps, perhaps second looks, conclusion, and after it exactly the direct answer."
-    conclusion = any_of((WORDS.concludes, READY)).replace(r"\{\}", r"[^.]+")
+    conclusion = any_of((WORDS.concludes, WORDS.ready)).replace(r"\{\}", r"[^.]+")
     rng = random.Random(name)
     for item in items(name, 500):
         text = thought(item, 1, rng)

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,14 +11,18 @@ from sftrepro.profiles import (
     ROOT,
     BenchmarkSize,
     RequestError,
+    beyond_profile,
     changed,
+    checkpoint_steps,
     load_profile,
+    own_runs,
     paper_runs,
     run_specs,
     scaled,
     settings,
     variants,
 )
+from sftrepro.workflow import jobs
 
 SETTINGS = {"description", "runs", "controls", "seeds", "temperature", "learning_rate_factor", "results_dir"}
 
@@ -34,6 +39,26 @@ def test_variants_share_nothing_but_the_bases() -> None:
     profiles = [load_profile("micro"), *variants(load_profile("micro"))]
     assert len({profile.results_dir for profile in profiles}) == len(profiles)
     assert len({profile.bases_dir for profile in profiles}) == 1
+
+
+def test_profiles_of_part_iii_are_no_conditions_of_others_and_have_no_chapters() -> None:
+    micro = load_profile("micro")
+    beyond = beyond_profile(micro)
+    assert beyond.name == "micro-beyond" and beyond.beyond and beyond not in variants(micro)
+    assert {name: size for name, size in beyond.benchmarks.items() if name in micro.benchmarks} == micro.benchmarks
+    assert {base.name for base in beyond.bases} <= {base.name for base in micro.bases}
+    assert {job.kind for job in jobs(beyond).values()}.isdisjoint({"chapter", "book"})
+    assert beyond_profile(load_profile("smoke")).name == "smoke"
+
+
+@pytest.mark.parametrize("id", own_runs())
+def test_a_run_of_part_iii_is_one_that_the_paper_could_have_made(id: str) -> None:
+    run, like = own_runs()[id], paper_runs()["R25"]
+    assert re.fullmatch(r"B4[0-6]\d\d", id) and run.feeds == f"ch. {id[1:3]}"
+    assert run.steps == run.epochs * (run.rows // run.batch_size) and run.warmup_steps == run.steps // 10
+    assert run.rows <= like.rows and (run.max_length, run.gpus) == (like.max_length, like.gpus)
+    specs = run_specs(beyond_profile(load_profile("micro")), (id,))
+    assert len(specs) == 3 and checkpoint_steps(specs[0])[-1] == specs[0].steps
 
 
 def test_a_variant_of_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -140,6 +140,23 @@ def test_one_changed_byte_is_noticed_and_named(files: dict[str, bytes], data: st
             store.verify(run)
 
 
+def test_results_share_one_list_of_code_and_notice_when_it_is_damaged(tmp_path: Path) -> None:
+    code = {"score.boxed": "3a5f00000000"}
+    for run, other in (("R25", {}), ("R33", {}), ("R04", {"answers.same_value": "77"})):
+        (tmp_path / f"{run}.parquet").write_bytes(run.encode())
+        store.seal(tmp_path / f"{run}.parquet", {"spec": run, "code": code | other})
+    lists = sorted(tmp_path.glob("code-*.json"))
+    assert len(lists) == 2 and store.verify(tmp_path / "R25.parquet").inputs == {"spec": "R25", "code": code}
+    used = next(path for path in lists if store.read_json(path) == code)
+    used.write_text('{"score.boxed": "3a5f00000001"}')
+    with pytest.raises(RequestError, match=rf"{used.name} is not the code that it is named after"):
+        store.verify(tmp_path / "R33.parquet")
+    used.unlink()
+    with pytest.raises(RequestError, match=rf"{used.name} is missing"):
+        store.verify(tmp_path / "R33.parquet")
+    assert store.verify(tmp_path / "R04.parquet").inputs["code"] == code | {"answers.same_value": "77"}
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"files": {}}', b"\xff\xfe"])
 def test_a_damaged_manifest_is_one_line(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
