@@ -33,7 +33,7 @@ from sftrepro.law import (
 )
 from sftrepro.profiles import RequestError, load_profile, own_runs, paper_runs, scaled
 from sftrepro.stats import simulated
-from sftrepro.workflow import load_flow
+from sftrepro.workflow import jobs_named, load_flow, with_needs
 
 MICRO, BEYOND = load_profile("micro"), load_profile("micro-beyond")
 SIZES, QUERIES, STEPS = (3e5, 1e6, 1.5e6, 2e6), (32, 160, 640, 1280), (40, 80, 160, 320)
@@ -269,10 +269,16 @@ def test_criteria_name_runs_that_exist():
     assert all(book[id].criterion.runs <= known for id in ("H41a", "H41b", "H44a", "H44b"))
 
 
+def sweep_jobs():
+    "The jobs of the runs of chapter 41."
+    jobs = load_flow(BEYOND).jobs
+    return [jobs[name] for name in with_needs(jobs_named("41", jobs, BEYOND), jobs)]
+
+
 def test_a_sweep_that_is_too_large_says_what_it_costs_and_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path / "store"))
-    jobs, on = [job for job in load_flow(BEYOND).jobs.values() if job.kind == "train"], hardware("CPU core")
+    jobs, on = sweep_jobs(), hardware("CPU core")
     says = rf"the {len(jobs)} jobs would take about \d+ (min|h) on \d+ cores and .* --profile micro-beyond --hours \d+$"
     with pytest.raises(RequestError, match=says):
         rebuild.run_or_describe(jobs, BEYOND, on, [], hours=0.01)
@@ -282,6 +288,6 @@ def test_a_sweep_that_is_too_large_says_what_it_costs_and_starts_nothing(tmp_pat
 def test_a_sweep_that_the_disk_cannot_hold_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
     monkeypatch.setattr(rebuild.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5e6}))
-    jobs = [job for job in load_flow(BEYOND).jobs.values() if job.kind == "train"]
+    jobs = sweep_jobs()
     with pytest.raises(RequestError, match=r"and 5\.0 MB are free .* SFTREPRO_STORE=FOLDER"):
         rebuild.check_size(jobs, BEYOND, hardware("CPU core"))
