@@ -110,7 +110,8 @@ def show_design(results: pl.DataFrame, profile: Profile) -> None:
     runs = design(profile, runs_in(results))
     asked = matched_pairs(runs).group_by("changes", "times", "stay", "follow", maintain_order=True).agg(
         pairs=pl.format("{} over {}", "above", "below").str.join(", "))
+    rate = pl.col("learning_rate").map_elements("{:.1e}".format, return_dtype=pl.String)
     for name, content, caption in (
-            ("design", runs, "Reads are rows times passes, in proportion to the tokens."),
+            ("design", runs.with_columns(rate), "Reads are rows times passes, in proportion to the tokens."),
             ("questions", asked, "What changes, by how much, what stays, what has to follow, and which pairs tell.")):
         show(table(content), caption, provenance(results), content, name)

@@ -133,7 +133,8 @@ def claim_notes(verdicts: dict[str, str]) -> dict[str, Note]:  # by id of the cl
     "The notes of all claims of the ledger, and of our own hypotheses."
     book = ledger()
     own = {id: Note(f"nbs/{chapter_file(claim.chapter).stem}.html#verdict-{id.lower()}",
-                    f"{id}, {claim.title}. {claim.statement}") for id, claim in book.hypotheses.items()}
+                    f"{id}, {claim.title}. {claim.statement}")
+           for id, claim in book.hypotheses.items() if chapter_file(claim.chapter)}
     return {id: claim_note(id, claim, verdicts.get(id, "")) for id, claim in book.claims.items()} | own
 
 # %% ../nbs/14f_mentions.ipynb #ffe993c3
