@@ -155,14 +155,13 @@ def sound_evidence(answers: pl.DataFrame,  # of `measurements.responses`
     return renamed(rows, "", f"{published_name(benchmark)}, sound responses").with_columns(
         series=rows["series"] + ", sound")
 
-# %% ../nbs/13c_dips.ipynb #c3eebf18
+# %% ../nbs/13c_dips.ipynb #5ef4e915
 def stopped_results(profile: Profile, run: str,
                     tokens: int,      # after which thinking is stopped
-                    benchmark: str) -> pl.DataFrame | None:  # None where there is no such profile, or no results yet
+                    benchmark: str) -> pl.DataFrame | None:  # None where no such profile makes the run, or not yet
     "A run with stopped thinking, from its base on, and its base made to think."
-    if (name := f"{profile.name}-stop-{tokens}") not in settings():
+    if (name := f"{profile.name}-stop-{tokens}") not in settings() or run not in (place := load_profile(name)).runs:
         return None
-    place = load_profile(name)
     specs = [spec for spec in run_specs(place) if spec.paper_run == run]
     thinker = specs[0].base + THINKING
     there = item_results.is_published(place, [specs[0].base, thinker, *(spec.run_id for spec in specs)])
