@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['OUTCOMES', 'NO_ROOM', 'LEGS', 'DIPS', 'SOUND', 'CHAINS', 'PAIRS', 'dip_test', 'flat', 'run_dips', 'under_conditions',
-           'all_dips', 'sound_scores', 'by_length', 'renamed', 'lowest', 'recovery', 'chain_evidence', 'sound_evidence',
-           'stopped_results', 'stop_evidence']
+           'all_dips', 'outcome_counts', 'sound_scores', 'by_length', 'lines', 'renamed', 'lowest', 'recovery',
+           'chain_evidence', 'sound_evidence', 'stopped_results', 'stop_evidence']
 
-# %% ../nbs/13c_dips.ipynb #0aeb8de4
+# %% ../nbs/13c_dips.ipynb #15aa9bc8
 from collections.abc import Sequence
 
 import polars as pl
@@ -14,6 +14,7 @@ from . import item_results
 from .claims import Excursion, compare_ends, judge_dip, ledger, no_room, runs_published
 from .measurements import conditional_share, measured, published_name
 from .profiles import THINKING, Profile, load_profile, run_specs, settings, variants
+from .stats import estimates
 
 # %% ../nbs/13c_dips.ipynb #63ed9873
 OUTCOMES = {"shown": "dip", "leaning": "leaning", "opposite": "fall", "absent": "neither"}  # as the ledger calls them
@@ -71,6 +72,15 @@ def all_dips(conditions: dict[str, pl.DataFrame],  # of `under_conditions`
               for part in rows.partition_by("series", maintain_order=True)]
     return pl.concat(tables)
 
+# %% ../nbs/13c_dips.ipynb #e7aacfda
+def outcome_counts(dips: pl.DataFrame,    # of `all_dips`
+                   rows: Sequence[str] = ("condition",),  # columns whose values get a row each
+                   ) -> pl.DataFrame:
+    "How often each outcome came up."
+    counts = dips.group_by(*rows, "outcome").len().sort(*rows, "outcome", maintain_order=True)
+    wide = counts.pivot("outcome", index=list(rows), values="len", maintain_order=True).fill_null(0)
+    return wide.select(*rows, *(name for name in (*OUTCOMES.values(), NO_ROOM) if name in wide.columns))
+
 # %% ../nbs/13c_dips.ipynb #62ff1d2b
 SOUND = (~pl.col("truncated") & pl.col("parsed") & ~pl.col("looped")).cast(pl.Float64)
 
@@ -95,6 +105,12 @@ def by_length(answers: pl.DataFrame,  # of `measurements.responses`
     return {"thinks": items.with_columns(score="long"),
             "right if it thinks": conditional_share(items, "right_long", "long"),
             "right if it answers at once": conditional_share(items, "right_short", "short")}
+
+# %% ../nbs/13c_dips.ipynb #10b99cf7
+def lines(tables: dict[str, pl.DataFrame],  # item results of one run each, by the name of the line
+          ) -> pl.DataFrame:                # the columns of `stats.ESTIMATES`
+    "The estimates of several tables, each as a series of its own."
+    return pl.concat([estimates(rows).with_columns(series=pl.lit(name)) for name, rows in tables.items()])
 
 # %% ../nbs/13c_dips.ipynb #29560146
 CHAINS = ("R04", "R05", "R06", "R07", "R08", "R09", "R24", "R25", "R26", "R27", "R28", "R29")
@@ -139,14 +155,13 @@ def sound_evidence(answers: pl.DataFrame,  # of `measurements.responses`
     return renamed(rows, "", f"{published_name(benchmark)}, sound responses").with_columns(
         series=rows["series"] + ", sound")
 
-# %% ../nbs/13c_dips.ipynb #c3eebf18
+# %% ../nbs/13c_dips.ipynb #5ef4e915
 def stopped_results(profile: Profile, run: str,
                     tokens: int,      # after which thinking is stopped
-                    benchmark: str) -> pl.DataFrame | None:  # None where there is no such profile, or no results yet
+                    benchmark: str) -> pl.DataFrame | None:  # None where no such profile makes the run, or not yet
     "A run with stopped thinking, from its base on, and its base made to think."
-    if (name := f"{profile.name}-stop-{tokens}") not in settings():
+    if (name := f"{profile.name}-stop-{tokens}") not in settings() or run not in (place := load_profile(name)).runs:
         return None
-    place = load_profile(name)
     specs = [spec for spec in run_specs(place) if spec.paper_run == run]
     thinker = specs[0].base + THINKING
     there = item_results.is_published(place, [specs[0].base, thinker, *(spec.run_id for spec in specs)])
