@@ -11,7 +11,7 @@ from pathlib import Path
 from . import store
 from .chapters import execute, read_chapter
 from .contents import chapter_files
-from .profiles import RequestError, RunSpec, checkpoint_steps
+from .profiles import RequestError, checkpoint_steps, spec_of
 from .store import file_digest
 from .workflow import Flow, Job, book_inputs, build_root, entry_points, executed_file
 
@@ -27,7 +27,7 @@ def checkpoints(job: Job, flow: Flow) -> dict[int, Path]:
     source = flow.jobs[job.needs[0]]
     if source.kind in ("pretrain", "fetch"):
         return {0: source.output}
-    return {step: source.output / f"step-{step:06d}" for step in checkpoint_steps(RunSpec(**source.spec))}
+    return {step: source.output / f"step-{step:06d}" for step in checkpoint_steps(spec_of(source.spec))}
 
 def first_and_last(job: Job, flow: Flow) -> dict[int, Path]:
     "The base of a run and its last checkpoint, by step."
@@ -37,7 +37,7 @@ def first_and_last(job: Job, flow: Flow) -> dict[int, Path]:
 # %% ../nbs/16c_execution.ipynb #7274a978
 def perform(job: Job, flow: Flow, folder: Path) -> None:
     "Call the library's functions for a job below the chapters."
-    function, *rest = map(function_of, entry_points(job.kind, flow.profile))
+    function, *rest = map(function_of, entry_points(job.method, flow.profile))
     profile = flow.profile
     match job.kind:
         case "pretrain" | "fetch":
@@ -45,7 +45,7 @@ def perform(job: Job, flow: Flow, folder: Path) -> None:
         case "data":
             function(job.spec["data"], job.spec["seed"], profile, folder)
         case "train":
-            function(RunSpec(**job.spec), folder)
+            function(spec_of(job.spec), folder)
         case "generate":
             function(profile, job.key, checkpoints(job, flow), folder)
         case "score":

@@ -176,7 +176,7 @@ def run_in_turn(names: list[str], flow: Flow) -> None:
 def modules_of(job: Job, flow: Flow) -> set[str]:
     "The modules that a job imports."
     if job.kind != "chapter":
-        return {f"sftrepro.{entry.split('.')[0]}" for entry in entry_points(job.kind, flow.profile)}
+        return {f"sftrepro.{entry.split('.')[0]}" for entry in entry_points(job.method, flow.profile)}
     imports = imports_of(read_chapter(chapter_files()[job.key]).tree).values()
     return {"ipykernel.kernelapp", "papermill", *(f"sftrepro.{target.split('.')[0]}" for target in imports)}
 

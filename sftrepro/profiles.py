@@ -4,10 +4,10 @@
 __all__ = ['ROOT', 'FOLDERS', 'Words', 'Numbers', 'Bases', 'Table', 'Ranges', 'Judges', 'Sizes', 'CONTROLS', 'THINKING',
            'PAPER_GRID', 'VOCABULARY', 'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'repository',
            'named_folders', 'RequestError', 'resembling', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize',
-           'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'check_repository',
-           'explain', 'load_profile', 'variants', 'beyond_profile', 'changed', 'PaperRun', 'paper_runs', 'OwnRun',
-           'own_runs', 'run_named', 'Optimizer', 'digest', 'RunSpec', 'scaled_data', 'batching', 'base_of', 'scaled',
-           'run_specs', 'checkpoint_steps']
+           'parse_table', 'parse_ranges', 'parse_sizes', 'parse_judges', 'Profile', 'settings', 'explain',
+           'load_profile', 'variants', 'beyond_profile', 'changed', 'PaperRun', 'paper_runs', 'OwnRun', 'own_runs',
+           'run_named', 'Optimizer', 'digest', 'RunSpec', 'ContinuedSpec', 'RLSpec', 'spec_of', 'scaled_data',
+           'batching', 'base_of', 'own_settings', 'scaled', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01_profiles.ipynb #3e173a82
 import configparser
@@ -19,6 +19,7 @@ import os
 import re
 from collections.abc import Iterable
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -192,13 +193,6 @@ def settings(path: Path = ROOT / "settings.ini") -> configparser.ConfigParser:
                            f"Mend it, or restore it: git checkout {path.name}") from None
     raise RequestError(f"{path} is missing. Restore it: git checkout {path.name}")
 
-# %% ../nbs/01_profiles.ipynb #c39ce051
-def check_repository(root: Path = ROOT) -> None:  # raises RequestError
-    "Refuse to work where there is no repository around the library."
-    if not any((root / name).exists() for name in ("settings.ini", "pyproject.toml")):
-        raise RequestError(f"sftrepro is installed in {root} without its repository, which has the notebooks, the "
-                           "settings and the data. Install it from a clone of the repository: make setup")
-
 # %% ../nbs/01_profiles.ipynb #0c929e46
 def explain(error: ValidationError,  # what pydantic found
             place: str,              # where the value is, e.g. `settings.ini [micro]`
@@ -295,6 +289,7 @@ def own_runs() -> dict[str, OwnRun]:
 
 # %% ../nbs/01_profiles.ipynb #8b161ee0
 CONTROLS = {"null": "Own-answers", "ceiling": "All-CoT", "shuffled": "Math-CoT-shuffled"}  # the data sets of chapter 07
+THINKING = "+think"
 
 def run_named(id: str,  # R25, R25-null for a control, or B4101 for a run of part III
               ) -> PaperRun:  # raises RequestError
@@ -306,9 +301,6 @@ def run_named(id: str,  # R25, R25-null for a control, or B4101 for a run of par
         raise RequestError(f"run {id!r} is not one of the paper's (R01 to R33, data/paper/runs.csv), nor a control of "
                            f"one (R25-{', R25-'.join(CONTROLS)}), nor one of part III (data/beyond/runs.csv)")
     return paper_runs()[of].model_copy(update={"id": id, "data": CONTROLS[control]} if control else {})
-
-# %% ../nbs/01_profiles.ipynb #fe32aa19
-THINKING = "+think"
 
 # %% ../nbs/01_profiles.ipynb #c964774c
 class Optimizer(Frozen):
@@ -372,6 +364,28 @@ class RunSpec(Optimizer):
         "The unique id: name, seed and a digest of all values."
         return f"{self.run_name}_seed{self.seed}_{digest(self.model_dump(mode='json'))[:8]}"
 
+# %% ../nbs/01_profiles.ipynb #1287ff5b
+class ContinuedSpec(RunSpec):
+    "A run that starts from the last checkpoint of another one."
+    start: str = ""                              # id of that run; empty for the base
+
+    @property
+    def run_name(self) -> str:
+        "The name, with the method if it is not SFT, and the digest of the start."
+        method = "_GRPO" if isinstance(self, RLSpec) else ""
+        return super().run_name + method + (f"_from-{self.start[-8:]}" if self.start else "")
+
+class RLSpec(ContinuedSpec):
+    "A run of reinforcement learning."
+    group_size: int = Field(8, ge=2)             # answers to a query, which are compared with each other
+    sampling_temperature: float = Field(1, gt=0)
+    kl_weight: float = Field(0, ge=0)            # of the divergence from the start in the loss
+    max_new_tokens: int = Field(ge=1)            # a longer answer is cut off and gets no reward
+
+def spec_of(values: dict) -> RunSpec:
+    "A run specification, of the kind that has these values."
+    return (RLSpec if "group_size" in values else ContinuedSpec if "start" in values else RunSpec)(**values)
+
 # %% ../nbs/01_profiles.ipynb #00cee51c
 def scaled_data(name: str,     # the paper's name, e.g. `Math-CoT-20k`
                 divisor: int,  # of the rows
@@ -399,18 +413,32 @@ def base_of(run: PaperRun, profile: Profile) -> BaseSpec:  # raises RequestError
                            f"Add one to settings.ini [{profile.name}] bases: {run.base_model} -> NAME: KIND ...")
     return bases[run.base_model]
 
+# %% ../nbs/01_profiles.ipynb #51c044ff
+def own_settings(run: OwnRun, profile: Profile, seed: int) -> dict[str, object]:  # raises RequestError for the start
+    "What only a run of part III has: where it starts, and how it learns by reinforcement."
+    learning = {"group_size": 8, "max_new_tokens": profile.max_new_tokens} if run.method == "rl" else {}
+    if not run.start:
+        return learning
+    before = takewhile(lambda other: other.id != run.id, own_runs().values())
+    earlier = {other.id: other for other in before if other.base_model == run.base_model}
+    if run.start not in earlier:
+        raise RequestError(f"run {run.id} starts from {run.start!r}, which is no earlier run of {run.base_model} in "
+                           f"data/beyond/runs.csv. Its earlier runs: {', '.join(earlier) or 'none'}")
+    return learning | {"start": scaled(earlier[run.start], profile, seed).run_id}
+
 # %% ../nbs/01_profiles.ipynb #e24e24eb
 def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises RequestError without a base
     "Scale a run of the paper to a profile."
     base = base_of(run, profile)
     own = f",base={base.name}" if run.data == CONTROLS["null"] else ""
     data = scaled_data(run.data, profile.row_divisor).replace("{base}", base.name) + own
-    return RunSpec(
+    ours = own_settings(run, profile, seed) if isinstance(run, OwnRun) else {}
+    return spec_of(ours | dict(
         profile=profile.name, paper_run=run.id, base=base.name, data=data,
         rows=run.rows // profile.row_divisor, learning_rate=float(f"{run.lr * profile.learning_rate_factor:.6g}"),
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
         precision=profile.precision, compute_precision=profile.compute_precision, compiled=profile.compiled,
-        seed=seed, **batching(run, profile))
+        seed=seed, **batching(run, profile)))
 
 # %% ../nbs/01_profiles.ipynb #9cec2d03
 def run_specs(profile: Profile,

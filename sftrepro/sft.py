@@ -4,8 +4,8 @@
 __all__ = ['SCALED_LOGITS', 'COMPLETE_FILE', 'CONFIGS', 'REFUSAL_FILE', 'tokenise', 'training_rows', 'collator', 'summed_loss',
            'answer_with_the_loss', 'row_order', 'rows_per_pass', 'arguments', 'step_folder', 'mark_whole', 'last_whole',
            'Grid', 'Finetuner', 'tokens_per_step', 'training_log', 'load_weights', 'device_memory', 'check_memory',
-           'memory_explained', 'fuse_operations', 'finetune', 'check_world', 'launch_command', 'worker', 'launch',
-           'sharing', 'train']
+           'memory_explained', 'fuse_operations', 'start_folder', 'finetune', 'check_world', 'launch_command', 'worker',
+           'launch', 'sharing', 'train']
 
 # %% ../nbs/09_sft.ipynb #3dee16c5
 import json
@@ -37,8 +37,17 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .bases import IGNORED, attention_for
 from .data import data_set
-from .profiles import LOGITS_PER_PIECE, ROOT, RequestError, RunSpec, checkpoint_steps, load_profile
-from .store import base_folder, data_folder, write_json, write_table
+from sftrepro.profiles import (
+    LOGITS_PER_PIECE,
+    ROOT,
+    ContinuedSpec,
+    RequestError,
+    RunSpec,
+    checkpoint_steps,
+    load_profile,
+    spec_of,
+)
+from .store import base_folder, data_folder, read_json, run_folder, write_json, write_table
 
 # %% ../nbs/09_sft.ipynb #eabd9eef
 def tokenise(tokenizer: PreTrainedTokenizerBase,
@@ -287,14 +296,25 @@ def fuse_operations(model: PreTrainedModel) -> None:  # raises RequestError with
                            "sudo apt-get install g++, or write compiled = no in settings.ini")
     model.base_model.compile(dynamic=True)
 
+# %% ../nbs/09_sft.ipynb #29e49f26
+def start_folder(spec: RunSpec) -> Path:  # of a model; raises RequestError if the run to start from has not ended
+    "The weights that a run starts from."
+    if not isinstance(spec, ContinuedSpec) or not spec.start:
+        return base_folder(load_profile(spec.profile), spec.base)
+    folder = run_folder(spec.profile, spec.start)
+    if not (folder / "train.parquet").exists():
+        raise RequestError(f"{spec.run_name} starts from the run {spec.start}, which has not been trained here. "
+                           f"Make it: make rebuild PROFILE={spec.profile}")
+    return step_folder(folder, spec_of(read_json(folder / "spec.json")).steps)
+
 # %% ../nbs/09_sft.ipynb #101593c4
 def finetune(spec: RunSpec,
              folder: Path,
              processes: int = 1,  # that were asked for
              ) -> None:           # raises RequestError, also if another number of processes trains
     "Train in this process, which is one of `processes`."
-    base = base_folder(load_profile(spec.profile), spec.base)
-    tokenizer, model = AutoTokenizer.from_pretrained(base), load_weights(base, spec.precision)
+    start = start_folder(spec)
+    tokenizer, model = AutoTokenizer.from_pretrained(start), load_weights(start, spec.precision)
     model.set_attn_implementation(attention_for(spec.max_length))
     if spec.compiled:
         fuse_operations(model)
@@ -335,7 +355,7 @@ def worker() -> None:  # reads the command line: the specification's file, the f
     "One process of a launch."
     spec_file, folder, processes = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     try:
-        finetune(RunSpec(**json.loads(spec_file.read_text(encoding="utf-8"))), folder, processes)
+        finetune(spec_of(json.loads(spec_file.read_text(encoding="utf-8"))), folder, processes)
     except RequestError as error:
         (folder / REFUSAL_FILE).write_text(str(error), encoding="utf-8")
         sys.exit(2)

@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['ENTRIES', 'BY_QUERIES', 'SELECTING_SETTINGS', 'PUBLISHING', 'Goal', 'entry_points', 'Job', 'build_root',
            'site_folder', 'executed_file', 'evaluation_jobs', 'base_job', 'base_jobs', 'data_job', 'tokens_job',
-           'run_jobs', 'results_needed', 'tokens_needed', 'chapter_needs', 'chapter_job', 'jobs', 'settings_used',
-           'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs', 'Inputs', 'Flow',
-           'load_flow', 'changes', 'in_words', 'manifest_reasons', 'published_file', 'results_reasons',
-           'chapter_reasons', 'book_reasons', 'reasons', 'with_needs', 'plan', 'check_bases', 'require_results',
-           'jobs_named', 'missing_results']
+           'start_needed', 'run_jobs', 'results_needed', 'tokens_needed', 'chapter_needs', 'chapter_job', 'jobs',
+           'settings_used', 'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs',
+           'Inputs', 'Flow', 'load_flow', 'changes', 'in_words', 'manifest_reasons', 'published_file',
+           'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons', 'with_needs', 'plan', 'check_bases',
+           'require_results', 'jobs_named', 'missing_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
 import ast
@@ -41,7 +41,7 @@ from sftrepro.profiles import (
 from .store import file_digest
 
 # %% ../nbs/16b_workflow.ipynb #fa315660
-ENTRIES = {"pretrain": ("bases.pretrain",), "fetch": ("bases.load_base",), "train": ("sft.train",),
+ENTRIES = {"pretrain": ("bases.pretrain",), "fetch": ("bases.load_base",), "train": ("sft.train",), "rl": ("rl.train",),
            "generate": ("evaluate.generate_responses",),
            "score": ("evaluate.score_responses", "judges.with_grades", "item_results.publish_results"),
            "tokens": ("token_logprobs.measure", "item_results.publish_tokens")}
@@ -50,9 +50,9 @@ BY_QUERIES = {"data": {"world": "mixtures.build", "gym": "solvers.build", "gsm8k
               "tokens": {"world": "token_logprobs.from_world", "gsm8k": "token_logprobs.from_gsm8k",
                          "openr1": "token_logprobs.from_openr1"}}
 
-def entry_points(kind: str, profile: Profile) -> tuple[str, ...]:  # the function that is called first comes first
-    "The functions that do a kind of job, as `module.function`."
-    return (*ENTRIES.get(kind, ()), *([BY_QUERIES[kind][profile.queries]] if kind in BY_QUERIES else []))
+def entry_points(method: str, profile: Profile) -> tuple[str, ...]:  # the function that is called first comes first
+    "The functions that do a job, as `module.function`, by its method."
+    return (*ENTRIES.get(method, ()), *([BY_QUERIES[method][profile.queries]] if method in BY_QUERIES else []))
 
 # %% ../nbs/16b_workflow.ipynb #1afc7642
 class Job(Frozen):
@@ -67,6 +67,11 @@ class Job(Frozen):
     def name(self) -> str:
         "The name in plans, logs and messages."
         return f"{self.kind}/{self.key}"
+
+    @property
+    def method(self) -> str:
+        "The kind, or `rl` for a training job that learns by reinforcement."
+        return "rl" if "group_size" in self.spec else self.kind
 
 # %% ../nbs/16b_workflow.ipynb #060677cb
 def build_root() -> Path:
@@ -115,12 +120,21 @@ def tokens_job(profile: Profile, spec: RunSpec, needs: tuple[str, str]) -> Job: 
     folder = store.run_folder(profile.name, spec.run_id)
     return Job(kind="tokens", key=spec.run_id, needs=needs, output=folder / "tokens")
 
+def start_needed(spec: RunSpec, specs: list[RunSpec]) -> tuple[str, ...]:  # raises RequestError
+    "The training job of the run that another one starts from; none if that is its base."
+    start = getattr(spec, "start", "")
+    if start and start not in {other.run_id for other in specs}:
+        raise RequestError(f"run {spec.paper_run} of profile {spec.profile} starts from {start}, which this profile "
+                           f"does not make. Add that run to settings.ini [{spec.profile}] runs")
+    return (f"train/{start}",) if start else ()
+
+# %% ../nbs/16b_workflow.ipynb #ba948075
 def run_jobs(profile: Profile) -> list[Job]:  # a data set that runs share comes once for each of them
     "Data, training and evaluation of each run, and the tokens of those that the profile traces."
     jobs, bases = [], {base.name: base_job(profile, base).name for base in profile.bases}
-    for spec in run_specs(profile):
+    for spec in (specs := run_specs(profile)):
         train = Job(kind="train", key=spec.run_id, spec=spec.model_dump(mode="json"),
-                    needs=(bases[spec.base], data_job(profile, spec).name),
+                    needs=(bases[spec.base], data_job(profile, spec).name, *start_needed(spec, specs)),
                     output=store.run_folder(profile.name, spec.run_id))
         jobs += [data_job(profile, spec), train, *evaluation_jobs(profile, spec.run_id, train.name)]
         jobs += [tokens_job(profile, spec, (train.name, bases[spec.base]))] if spec.paper_run in profile.traced else []
@@ -181,7 +195,7 @@ def job_inputs(job: Job, profile: Profile,
                upstream: dict[str, dict],  # inputs of the jobs that it needs, by name
                code: Library) -> dict:
     "Everything that decides the result of a job below the chapters."
-    names = closure(set(entry_points(job.kind, profile)), code)
+    names = closure(set(entry_points(job.method, profile)), code)
     used = settings_used({attribute for name in names for attribute in code[name].attributes}, profile)
     parts = [{"settings": {field: value for field, value in used.items() if field not in SELECTING_SETTINGS},
               "code": {name: code[name].digest for name in names}}, *upstream.values()]
