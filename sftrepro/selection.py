@@ -4,7 +4,7 @@
 __all__ = ['MISREAD_LIMIT', 'SHARES', 'TRACES', 'MIXED_POOL', 'LABELLED', 'PENALTY', 'CHOOSERS', 'values', 'misreadings',
            'cut_off', 'padded', 'unchecking', 'written_until', 'trace_of', 'graded', 'traces_of', 'mixed_pool',
            'mean_log_probability', 'trace_state', 'texts_of', 'loaded', 'readings', 'fitted', 'labelled_queries',
-           'by_agreement', 'by_perplexity', 'by_judge', 'best', 'make']
+           'by_agreement', 'by_perplexity', 'by_judge', 'best', 'make_up', 'choices', 'make']
 
 # %% ../nbs/07f_selection.ipynb #17596f28
 import random
@@ -225,6 +225,17 @@ def best(pool: pl.DataFrame, scores: pl.Series, seed: int) -> pl.DataFrame:
     ordered = pool.with_row_index("place").with_columns(grade=scores, lot=lots).sort(
         "grade", "lot", descending=[True, False])
     return ordered.unique("query", keep="first", maintain_order=True).sort("place").drop("place", "grade", "lot")
+
+# %% ../nbs/07f_selection.ipynb #7a11b003
+def make_up(frame: pl.DataFrame) -> dict[str, float]:
+    "What some traces are like: percent that end right, mean tokens, percent of each kind."
+    kinds = {kind: 100 * frame["kind"].eq(kind).mean() for kind in SHARES}
+    return {"end right": 100 * frame["verified"].mean(), "tokens": frame["tokens"].mean()} | kinds
+
+def choices(pool: pl.DataFrame, request: DataRequest) -> pl.DataFrame:
+    "What each chooser takes from a pool, and the pool itself."
+    taken = {name: best(pool, chooser(pool, request), request.seed) for name, chooser in CHOOSERS.items()}
+    return pl.DataFrame([{"chosen by": name} | make_up(frame) for name, frame in (taken | {"(all)": pool}).items()])
 
 # %% ../nbs/07f_selection.ipynb #7cdcbfc9
 def make(request: DataRequest) -> MadeData:
