@@ -26,6 +26,7 @@ from sftrepro.profiles import (
     run_named,
     run_specs,
 )
+from .variants import VARIANTS
 
 # %% ../nbs/12_paper.ipynb #4e3cff85
 PUBLISHED_SCORES = ROOT / "data/paper/published_scores.csv"
@@ -64,8 +65,9 @@ def on_our_axis(table: pl.DataFrame,  # from `published_scores`
 # %% ../nbs/12_paper.ipynb #a893e77f
 def titles(profile: Profile) -> dict[str, str]:
     "Headings of panels: our benchmark, and the paper's benchmark that it stands for."
+    own = {name: variant.title for name, variant in VARIANTS.items()}
     return {ours: f"{BENCHMARKS[ours].title} ({paper})" if ours in BENCHMARKS else ours
-            for paper, ours in counterparts(profile).items()}
+            for paper, ours in counterparts(profile).items()} | own
 
 # %% ../nbs/12_paper.ipynb #538efb4c
 def specs_of(profile: Profile, runs: Sequence[str]) -> dict[str, RunSpec]:

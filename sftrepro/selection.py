@@ -3,13 +3,12 @@
 # %% auto #0
 __all__ = ['MISREAD_LIMIT', 'SHARES', 'TRACES', 'MIXED_POOL', 'LABELLED', 'PENALTY', 'CHOOSERS', 'values', 'misreadings',
            'cut_off', 'padded', 'unchecking', 'written_until', 'trace_of', 'graded', 'traces_of', 'mixed_pool',
-           'Readings', 'read_trace', 'texts_of', 'loaded', 'readings', 'fitted', 'labelled_queries', 'by_agreement',
-           'by_perplexity', 'by_judge', 'best', 'make']
+           'mean_log_probability', 'trace_state', 'texts_of', 'loaded', 'readings', 'fitted', 'labelled_queries',
+           'by_agreement', 'by_perplexity', 'by_judge', 'best', 'make_up', 'choices', 'make']
 
 # %% ../nbs/07f_selection.ipynb #17596f28
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import polars as pl
 import torch
@@ -131,19 +130,16 @@ def mixed_pool(request: DataRequest, items: Sequence[Item]) -> pl.DataFrame:  # 
     bar = tqdm(items, desc="mixed pool", delay=2)
     return pl.DataFrame([row for item in bar for row in traces_of(item, request)], schema=MIXED_POOL)
 
-# %% ../nbs/07f_selection.ipynb #da5d540f
-class Readings(NamedTuple):
-    "What a base makes of some traces."
-    log_probability: list[float]  # mean over a trace's tokens, in nats
-    states: torch.Tensor          # a row for each trace: its mean hidden state, then the last one
-
 # %% ../nbs/07f_selection.ipynb #03e8fdf9
-def read_trace(hidden: torch.Tensor,  # states of one text, a row for each token
-               head: torch.nn.Module, tokens: torch.Tensor, begin: int) -> tuple[float, torch.Tensor]:
-    "The mean log-probability of a response that begins at a place, and its states."
-    before, response = hidden[begin - 1:len(tokens) - 1], tokens[begin:]
-    chosen = torch.log_softmax(head(before).float(), dim=-1).gather(1, response[:, None])
-    return chosen.mean().item(), torch.cat([before.mean(dim=0), hidden[len(tokens) - 1]]).float()
+def mean_log_probability(states: torch.Tensor,  # of one text, a row for each token
+                         tokens: torch.Tensor, begin: int, head: torch.nn.Module) -> float:  # nats
+    "How likely a trace that begins at a place is, by the token."
+    logits = head(states[begin - 1:len(tokens) - 1]).float()
+    return torch.log_softmax(logits, dim=-1).gather(1, tokens[begin:, None]).mean().item()
+
+def trace_state(states: torch.Tensor, tokens: torch.Tensor, begin: int, head: torch.nn.Module) -> torch.Tensor:
+    "The mean state of a trace, then its last one."
+    return torch.cat([states[begin - 1:len(tokens) - 1].mean(dim=0), states[len(tokens) - 1]])
 
 # %% ../nbs/07f_selection.ipynb #ab12cd34
 def texts_of(pool: pl.DataFrame, tokenizer: PreTrainedTokenizerBase) -> list[tuple[torch.Tensor, int]]:
@@ -164,17 +160,17 @@ def loaded(request: DataRequest) -> PreTrainedModel:  # raises RequestError wher
 
 # %% ../nbs/07f_selection.ipynb #8659a381
 @torch.inference_mode()
-def readings(pool: pl.DataFrame, request: DataRequest) -> Readings:
+def readings(pool: pl.DataFrame, request: DataRequest,
+             reading: Callable,  # of the two above
+             ) -> list:          # one for each trace
     "What the request's base makes of every trace of a pool."
-    model, texts = loaded(request), texts_of(pool, request.tokenizer)
-    read: dict[int, tuple[float, torch.Tensor]] = {}
+    model, texts, read = loaded(request), texts_of(pool, request.tokenizer), {}
     for places in batches([len(tokens) for tokens, _ in texts], 0, budget=2 * LOGITS_PER_PIECE):
         ids = torch.nn.utils.rnn.pad_sequence([texts[place][0] for place in places], batch_first=True)
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         for place, states in zip(places, hidden, strict=True):
-            read[place] = read_trace(states, model.get_output_embeddings(), *texts[place])
-    probabilities, states = zip(*(read[place] for place in range(len(texts))), strict=True)
-    return Readings(list(probabilities), torch.stack(states))
+            read[place] = reading(states, *texts[place], model.get_output_embeddings())
+    return [read[place] for place in range(len(texts))]
 
 # %% ../nbs/07f_selection.ipynb #ad0a7da4
 LABELLED, PENALTY = 60, 100.0  # queries whose traces the judge learns from; of the ridge regression
@@ -205,13 +201,13 @@ def by_agreement(pool: pl.DataFrame, request: DataRequest) -> pl.Series:
 
 def by_perplexity(pool: pl.DataFrame, request: DataRequest) -> pl.Series:
     "How likely the base finds a trace, by the token."
-    return pl.Series("score", readings(pool, request).log_probability)
+    return pl.Series("score", readings(pool, request, mean_log_probability))
 
 def by_judge(pool: pl.DataFrame, request: DataRequest) -> pl.Series:
     "What a probe that was fitted to other queries says."
     known = mixed_pool(request, labelled_queries(request))
-    probe = fitted(readings(known, request).states, known["verified"].to_torch())
-    return pl.Series("score", probe(readings(pool, request).states).tolist())
+    probe = fitted(torch.stack(readings(known, request, trace_state)), known["verified"].to_torch())
+    return pl.Series("score", probe(torch.stack(readings(pool, request, trace_state))).tolist())
 
 # %% ../nbs/07f_selection.ipynb #4bea01d6
 CHOOSERS: dict[str, Callable[[pl.DataFrame, DataRequest], pl.Series]] = {
@@ -229,6 +225,17 @@ def best(pool: pl.DataFrame, scores: pl.Series, seed: int) -> pl.DataFrame:
     ordered = pool.with_row_index("place").with_columns(grade=scores, lot=lots).sort(
         "grade", "lot", descending=[True, False])
     return ordered.unique("query", keep="first", maintain_order=True).sort("place").drop("place", "grade", "lot")
+
+# %% ../nbs/07f_selection.ipynb #7a11b003
+def make_up(frame: pl.DataFrame) -> dict[str, float]:
+    "What some traces are like: percent that end right, mean tokens, percent of each kind."
+    kinds = {kind: 100 * frame["kind"].eq(kind).mean() for kind in SHARES}
+    return {"end right": 100 * frame["verified"].mean(), "tokens": frame["tokens"].mean()} | kinds
+
+def choices(pool: pl.DataFrame, request: DataRequest) -> pl.DataFrame:
+    "What each chooser takes from a pool, and the pool itself."
+    taken = {name: best(pool, chooser(pool, request), request.seed) for name, chooser in CHOOSERS.items()}
+    return pl.DataFrame([{"chosen by": name} | make_up(frame) for name, frame in (taken | {"(all)": pool}).items()])
 
 # %% ../nbs/07f_selection.ipynb #7cdcbfc9
 def make(request: DataRequest) -> MadeData:

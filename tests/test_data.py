@@ -353,7 +353,7 @@ def test_the_number_of_operations_is_a_knob() -> None:
         ("", "data set '' is not known"),
         (
             "Math-CoT,colour=red",
-            "knob 'colour=red' cannot be turned. Knobs of Math-CoT, each once: wrong, backtracking, length, types",
+            "knob 'colour=red' cannot be turned. Knobs of Math-CoT, each once: wrong, backtracking, length, habits",
         ),
         ("Math-CoT,wrong", "wrong = ''"),
         ("Math-CoT,", "knob '' cannot be turned"),

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftrepro import evaluate
+from sftrepro.analogs import BENCHMARKS
 from sftrepro.bases import pretrain
 from sftrepro.evaluate import (
     REVISION,
@@ -218,7 +219,7 @@ def test_a_run_knows_its_data_and_a_base_is_a_base() -> None:
 
 
 def test_gold_answers_get_full_marks_on_all_ten_tasks_and_refusals_no_attack() -> None:
-    for benchmark in SMOKE.benchmarks:
+    for benchmark in BENCHMARKS:
         asked, golden = questions(benchmark, SMOKE), {item.id: direct(item) for item in items_of(benchmark, SMOKE)}
         answered = asked.with_columns(
             pl.col("item_id").replace_strict(golden).alias("text"),

@@ -71,12 +71,12 @@ def test_a_variant_of_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> 
 
 def test_a_run_whose_base_the_profile_lacks_is_refused_by_name() -> None:
     smoke = load_profile("smoke")
-    message = (r"^run R05 starts from Qwen/Qwen3-8B-Base, for which profile smoke has no base. "
-               r"Add one to settings.ini \[smoke\] bases: Qwen/Qwen3-8B-Base -> NAME")
+    message = (r"^run R24 starts from Qwen/Qwen3-1.7B-Base, for which profile smoke has no base. "
+               r"Add one to settings.ini \[smoke\] bases: Qwen/Qwen3-1.7B-Base -> NAME")
     with pytest.raises(RequestError, match=message):
-        scaled(paper_runs()["R05"], smoke, seed=1)
+        scaled(paper_runs()["R24"], smoke, seed=1)
     with pytest.raises(RequestError, match=message):
-        run_specs(smoke.model_copy(update={"runs": ("R25", "R05")}))
+        run_specs(smoke.model_copy(update={"runs": ("R25", "R24")}))
 
 
 # Settings with other values

@@ -444,7 +444,7 @@ def test_only_traced_runs_are_read_and_settings_say_which() -> None:
     assert "traced" not in inputs["settings"] and inputs["settings"]["traces"] == 200
     assert workflow.entry_points("tokens", MICRO)[-1] == "token_logprobs.from_world" and workflow.entry_points(
         "data", MICRO
-    ) == ("data.build",)
+    ) == ("mixtures.build",)
     assert (
         "language_teacher.teach" not in inputs["code"]
         and "token_logprobs.predictions" in inputs["code"]
@@ -459,7 +459,7 @@ def test_training_and_generation_do_not_depend_on_tokens() -> None:
         "bases.pretrain",
         "evaluate.generate_responses",
         "evaluate.score_responses",
-        "data.build",
+        "mixtures.build",
     ):
         assert not {name for name in codegraph.closure({entry}, code) if name.startswith("token_logprobs.")}
 

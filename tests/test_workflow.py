@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from conftest import NANO, Repository
 
-from sftrepro import chapters, codegraph, data, execution, workflow
+from sftrepro import chapters, codegraph, execution, mixtures, workflow
 from sftrepro.profiles import ROOT, RequestError, load_profile
 
 CODE = codegraph.library()
@@ -87,10 +87,10 @@ def test_whatever_runs_is_in_the_closure(tmp_path: Path) -> None:
     profile = load_profile("smoke").model_copy(update={"row_divisor": 1280})
     sys.setprofile(record)
     try:
-        data.build("Math-CoT", 1, profile, tmp_path)
+        mixtures.build("Math-CoT,refusals=0.3,refusing=thinking,brief=0.3", 1, profile, tmp_path)
     finally:
         sys.setprofile(None)
-    assert len(called) > 10 and called <= codegraph.closure({"data.build"}, CODE)
+    assert len(called) > 10 and called <= codegraph.closure({"mixtures.build"}, CODE)
 
 
 def test_settings_enter_by_value_and_new_ones_leave_the_code_alone() -> None:
