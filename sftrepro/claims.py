@@ -5,7 +5,7 @@ __all__ = ['Value', 'STRENGTH', 'EDGE', 'Ends', 'UNTESTABLE', 'WORDS', 'WAITING'
            'Superseded', 'Claim', 'Ledger', 'ledger', 'comparison_outcome', 'weakest', 'compare_ends', 'end_of',
            'cramped', 'ends_with_room', 'no_room', 'judge_dip', 'with_outcomes', 'ended', 'judge_surge',
            'still_growing', 'judge_contrast', 'over_benchmarks', 'over_tests', 'Judged', 'judge_test', 'Verdict',
-           'obstacles', 'Sight', 'sight', 'judge', 'judge_tests', 'judge_all', 'tally', 'runs_published',
+           'obstacles', 'Sight', 'base_under', 'sight', 'judge', 'judge_tests', 'judge_all', 'tally', 'runs_published',
            'current_verdicts']
 
 # %% ../nbs/13a_claims.ipynb #96996c96
@@ -22,11 +22,12 @@ from pydantic import Field, ValidationError
 from . import item_results, store
 from .controls import Control, failure, lifted_by_format
 from .measurements import conditional_share, counterparts, measured
-from .profiles import ROOT, Frozen, Profile, RequestError, paper_runs, run_specs
+from .profiles import ROOT, Frozen, Profile, RequestError, load_profile, run_named, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41
-Value = Literal["score", "attack", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats", "points"]
+Value = Literal["score", "attack", "refused", "tokens", "finished", "in_format", "reconsiders", "persuaded", "nats",
+                "points"]
 
 # %% ../nbs/13a_claims.ipynb #f018d4cd
 class Excursion(Frozen):
@@ -49,7 +50,7 @@ class Excursion(Frozen):
 
 # %% ../nbs/13a_claims.ipynb #e9f1fdbf
 class Contrasts(Frozen):
-    "One end above another, at the last step."
+    "One end above another, at the last step or earlier."
     name: str
     kind: Literal["contrast"]
     value: Value
@@ -150,8 +151,9 @@ def compare_ends(test: Excursion | Contrasts, results: pl.DataFrame, benchmarks:
         results, value = conditional_share(results, "right_in_format", "in_format"), "score"
     if test.kind != "contrast":
         return excursion(results, benchmarks, test.run, value, down=test.kind == "dip", **levels)
-    pairs = [Pair(benchmark=benchmark, name=f"{above} minus {below}", above=end_of(results, above, below),
-                  below=end_of(results, below, above), gains=test.gains)
+    pairs = [Pair(benchmark=benchmark, name=f"{above} minus {below}",
+                  above=end_of(results, above, below), below=end_of(results, below, above),
+                  gains=test.gains)
              for benchmark in benchmarks for above, below in test.contrasts]
     return contrasts(results, pairs, value, **levels)
 
@@ -355,15 +357,25 @@ class Sight(NamedTuple):
     failed: tuple[str, ...] = ()  # why the claim cannot be judged
     lifted: tuple[str, ...] = ()  # benchmarks that the format alone lifts
 
+def base_under(run: str, profile: Profile) -> tuple[Profile, str] | None:
+    "The base of a run, and the profile it belongs to: for `WORLD/RUN` that world; None where there is no such base."
+    world, _, id = run.rpartition("/")
+    place = load_profile(world) if world else profile
+    bases = {base.paper: base.name for base in place.bases if not world or place.like == profile.name}
+    name = bases.get(run_named(id).base_model)
+    return (place, name) if name else None
+
 def sight(id: str, profile: Profile, book: Ledger | None = None) -> Sight:
-    "What the published controls of a profile let a claim's tests see."
-    criterion, bases = (book or ledger())[id].criterion, {base.paper: base.name for base in profile.bases}
-    asked = dict.fromkeys((control, bases[paper_runs()[run].base_model])
-                          for control, runs in (criterion.controls if criterion else {}).items()
-                          for run in runs if paper_runs()[run].base_model in bases)
-    failed = (failure(profile, control, base) for control, base in asked)
-    lifted = (name for base in dict.fromkeys(base for _, base in asked) for name in lifted_by_format(profile, base))
-    return Sight(tuple(filter(None, failed)), tuple(dict.fromkeys(lifted)))
+    "What the published controls of a profile, and of the worlds like it, let a claim's tests see."
+    criterion = (book or ledger())[id].criterion
+    asked = {(control, base[0].name, base[1]): base
+             for control, runs in (criterion.controls if criterion else {}).items()
+             for run in runs if (base := base_under(run, profile))}
+    failed = ((place, failure(place, control, base)) for (control, *_), (place, base) in asked.items())
+    reasons = (why if place.name == profile.name else f"{why} ({place.name})" for place, why in failed if why)
+    bases = {key[1:]: base for key, base in asked.items()}.values()
+    lifted = (name for place, base in bases for name in lifted_by_format(place, base))
+    return Sight(tuple(reasons), tuple(dict.fromkeys(lifted)))
 
 # %% ../nbs/13a_claims.ipynb #75bd4ac8
 def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all runs and benchmarks of the claim
