@@ -4,8 +4,9 @@
 __all__ = ['PATIENCE', 'SHARED', 'PIECE', 'Reward', 'LOGGED', 'queries', 'verified', 'answer', 'Contrast', 'nothing_to_learn',
            'rl_arguments', 'pieces', 'Reinforcer', 'rl_log', 'train']
 
-# %% ../nbs/09a_rl.ipynb #195ca431
+# %% ../nbs/09a_rl.ipynb #861eff4c
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,7 +22,6 @@ from transformers import (
     TrainerControl,
     TrainerState,
 )
-from trl import GRPOConfig, GRPOTrainer
 
 from .answers import boxed, same_value
 from .bases import attention_for
@@ -40,6 +40,10 @@ from sftrepro.sft import (
     start_folder,
 )
 from .store import data_folder, write_json, write_table
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # TRL knows some versions of vLLM; it is not used here
+    from trl import GRPOConfig, GRPOTrainer
 
 # %% ../nbs/09a_rl.ipynb #c9bec78d
 def queries(spec: RLSpec,
