@@ -1204,6 +1204,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'sftrepro.selection.make_up': ('selection.html#make_up', 'sftrepro/selection.py'),
                                     'sftrepro.selection.mean_log_probability': ( 'selection.html#mean_log_probability',
                                                                                  'sftrepro/selection.py'),
+                                    'sftrepro.selection.misread_as': ('selection.html#misread_as', 'sftrepro/selection.py'),
                                     'sftrepro.selection.misreadings': ('selection.html#misreadings', 'sftrepro/selection.py'),
                                     'sftrepro.selection.mixed_pool': ('selection.html#mixed_pool', 'sftrepro/selection.py'),
                                     'sftrepro.selection.padded': ('selection.html#padded', 'sftrepro/selection.py'),

@@ -88,6 +88,13 @@ def test_every_trace_fits_and_a_pool_is_the_same_each_time() -> None:
     assert mixed_pool(request_for("verifier"), asked(300)[:3]).equals(pool().head(3 * TRACES))
 
 
+
+def test_a_chain_whose_operands_decide_nothing_is_misread_at_its_first_number() -> None:
+    item = next(drawn for drawn in drawn_queries(request_for("random")) if len(drawn.truth) == 3)
+    always_zero = item.model_copy(update={"truth": (1, ("Subtract", 1), ("Multiply by", 2)), "answer": "0"})
+    assert [(other.truth[0], other.answer) for other in misreadings(always_zero)] == [(2, "2")]
+
+
 def test_a_misread_chain_differs_in_one_number_and_in_its_result() -> None:
     for item in asked(300):
         assert misreadings(item)
