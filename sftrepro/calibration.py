@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from .analogs import BENCHMARKS
-from .profiles import THINKING, Profile
+from .profiles import Profile
+from .runs import THINKING
 from .stats import Pair, contrasts, estimates
 
 # %% ../nbs/11c_calibration.ipynb #9e4bba12

@@ -30,7 +30,8 @@ from traitlets import default
 from . import store
 from .codegraph import dotted
 from .contents import chapter_files, chapter_label, notebook_cells, notebook_code, unreadable
-from .profiles import ROOT, THINKING, Profile, RequestError, beyond_profile, digest, run_named, run_specs
+from .profiles import ROOT, Profile, RequestError, beyond_profile, digest
+from .runs import THINKING, run_named, run_specs
 
 # %% ../nbs/16a_chapters.ipynb #cfd484f8
 class Chapter(NamedTuple):

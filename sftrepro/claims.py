@@ -22,7 +22,8 @@ from pydantic import Field, ValidationError
 from . import item_results, store
 from .controls import Control, failure, lifted_by_format
 from .measurements import conditional_share, counterparts, measured
-from .profiles import ROOT, Frozen, Profile, RequestError, load_profile, run_named, run_specs
+from .profiles import ROOT, Frozen, Profile, RequestError, load_profile
+from .runs import run_named, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
 
 # %% ../nbs/13a_claims.ipynb #06224e41

@@ -16,7 +16,8 @@ from .analogs import BENCHMARKS
 from .benchmarks import REAL
 from .item_results import is_published
 from .measurements import measured
-from .profiles import ROOT, THINKING, Frozen, Profile, load_profile, run_named, run_specs
+from .profiles import ROOT, Frozen, Profile, load_profile
+from .runs import THINKING, run_named, run_specs
 from .stats import Pair, contrasts
 from .variants import VARIANTS
 

@@ -21,7 +21,6 @@ from sftrepro.profiles import (
     LOGITS_PER_PIECE,
     PRETRAINING_BLOCK,
     ROOT,
-    THINKING,
     TOKENS_PER_BATCH,
     VOCABULARY,
     BaseSpec,
@@ -29,13 +28,9 @@ from sftrepro.profiles import (
     Frozen,
     Profile,
     RequestError,
-    RLSpec,
-    RunSpec,
     changed,
-    checkpoint_steps,
-    run_specs,
-    spec_of,
 )
+from .runs import THINKING, RLSpec, RunSpec, checkpoint_steps, run_specs, spec_of
 from .workflow import Job
 
 # %% ../nbs/17_costs.ipynb #5fb9349f

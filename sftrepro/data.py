@@ -26,9 +26,10 @@ from .bases import prompt_text, sample_text, train_tokenizer
 from .countdown import SEARCHER, puzzles, solves, takes_back
 from .generate import Sampling, generate
 from .internet import POLYMATH
-from .profiles import Profile, RequestError, paper_runs
+from .profiles import Profile, RequestError
 from .reasoning_tasks import OPERATIONS
 from .recipes import Knobs, Recipe, parse
+from .runs import paper_runs
 from .store import base_folder, display_path, read_table, write_table
 from .traces import DEEPSEEK, QWEN, Pen, Solver, Teacher, token_log_probabilities
 from .world import Item, World, world_of

@@ -13,7 +13,8 @@ import polars as pl
 from . import item_results
 from .claims import Excursion, compare_ends, judge_dip, ledger, no_room, runs_published
 from .measurements import conditional_share, measured, published_name
-from .profiles import THINKING, Profile, load_profile, run_specs, settings, variants
+from .profiles import Profile, load_profile, settings, variants
+from .runs import THINKING, run_specs
 from .stats import estimates
 
 # %% ../nbs/13c_dips.ipynb #63ed9873

@@ -8,7 +8,8 @@ __all__ = ['PREDICTORS', 'STANDS', 'early_and_final', 'with_chains', 'left_out',
 import numpy as np
 import polars as pl
 
-from .profiles import Profile, RequestError, run_specs
+from .profiles import Profile, RequestError
+from .runs import run_specs
 from .stats import family
 
 # %% ../nbs/13e_early_signals.ipynb #43f145f5

@@ -22,7 +22,8 @@ from .bases import prompt_text
 from .benchmarks import REAL, real_items, user_turn
 from .generate import Sampling, device_name, engine_version, file_stamp, generate, tokenizer_at
 from .item_results import GRADES, ITEM_RESULTS
-from .profiles import THINKING, Profile, RequestError, digest, run_specs
+from .profiles import Profile, RequestError, digest
+from .runs import THINKING, run_specs
 from .score import scorer_of
 from .store import read_table, store_root, write_table
 from .variants import VARIANTS, variant_items

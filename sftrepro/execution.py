@@ -11,7 +11,8 @@ from pathlib import Path
 from . import store
 from .chapters import execute, read_chapter
 from .contents import chapter_files
-from .profiles import RequestError, checkpoint_steps, spec_of
+from .profiles import RequestError
+from .runs import checkpoint_steps, spec_of
 from .store import file_digest
 from .workflow import Flow, Job, book_inputs, build_root, entry_points, executed_file
 

@@ -17,7 +17,8 @@ import pandera.polars as pa
 import polars as pl
 
 from . import store
-from .profiles import Profile, RequestError, run_specs
+from .profiles import Profile, RequestError
+from .runs import run_specs
 from sftrepro.store import (
     display_path,
     locate,

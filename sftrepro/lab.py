@@ -28,8 +28,9 @@ from .data import SCHEMA, DataRequest, full_size
 from .evaluate import item_results, questions, respond
 from .mixtures import make
 from .own import counted, model_checks, model_named, own_card, own_run, read_lines, refuse_unfit, take_model
-from .profiles import BenchmarkSize, Profile, RequestError, RunSpec, changed, digest, load_profile, resembling
+from .profiles import BenchmarkSize, Profile, RequestError, changed, digest, load_profile, resembling
 from .recipes import RECIPES, parse
+from .runs import RunSpec
 from .stats import estimates
 
 # %% ../nbs/19b_lab.ipynb #ca9311c6

@@ -23,9 +23,10 @@ from sftrepro.plots import (
     specification,
     together,
 )
-from .profiles import Profile, run_specs
+from .profiles import Profile
 from .report import runs_in, with_run_names
 from .robustness import rate_variants
+from .runs import run_specs
 from .stats import change
 
 # %% ../nbs/14d_maps.ipynb #c0372f01

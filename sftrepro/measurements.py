@@ -12,7 +12,8 @@ import polars as pl
 
 from . import item_results
 from .analogs import BENCHMARKS
-from .profiles import THINKING, Profile, RequestError, beyond_profile, own_runs, paper_runs, run_specs
+from .profiles import Profile, RequestError, beyond_profile
+from .runs import THINKING, own_runs, paper_runs, run_specs
 from .stats import estimates
 
 # %% ../nbs/11a_measurements.ipynb #30bff74a

@@ -19,19 +19,8 @@ from typing import NamedTuple
 from .claims import Claim, ledger
 from .contents import chapter_file, notebook_cells
 from .plots import html_table
-from sftrepro.profiles import (
-    CONTROLS,
-    ROOT,
-    PaperRun,
-    Profile,
-    RunSpec,
-    beyond_profile,
-    load_profile,
-    own_runs,
-    paper_runs,
-    run_named,
-    run_specs,
-)
+from .profiles import ROOT, Profile, beyond_profile, load_profile
+from .runs import CONTROLS, PaperRun, RunSpec, own_runs, paper_runs, run_named, run_specs
 
 # %% ../nbs/14f_mentions.ipynb #42a83414
 def rate(value: float) -> str:
@@ -102,7 +91,7 @@ def runs_page(profile: Profile) -> str:  # Markdown
             "(`data/paper/runs.csv`), and what becomes of each at profile "
             f"`{profile.name}`. Epochs are the paper's. A control is a run on other data, made with the first seed "
             "([chapter 13](../nbs/13_controls.ipynb)). Runs whose names begin with B are those of part III. "
-            "[Chapter 01](../nbs/01_profiles.ipynb) explains how a run is scaled.\n\n"
+            "[Chapter 01c](../nbs/01c_runs.ipynb) explains how a run is scaled.\n\n"
             f"```{{raw}} html\n{runs_table(profile)}\n```\n")
 
 # %% ../nbs/14f_mentions.ipynb #7f52cc0e

@@ -35,7 +35,8 @@ from sftrepro.bases import (
 )
 from .costs import PROCESS, USABLE_MEMORY, Shape, space, training_memory
 from .data import SCHEMA
-from .profiles import ROOT, BaseSpec, Profile, RequestError, RunSpec
+from .profiles import ROOT, BaseSpec, Profile, RequestError
+from .runs import RunSpec
 from .sft import SCALED_LOGITS, tokenise
 from .store import read_json, write_json
 

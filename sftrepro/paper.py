@@ -13,19 +13,8 @@ import polars as pl
 from . import store
 from .analogs import BENCHMARKS
 from .measurements import counterparts
-from sftrepro.profiles import (
-    PAPER_GRID,
-    ROOT,
-    Profile,
-    RunSpec,
-    base_of,
-    beyond_profile,
-    checkpoint_steps,
-    own_runs,
-    paper_runs,
-    run_named,
-    run_specs,
-)
+from .profiles import ROOT, Profile, beyond_profile
+from .runs import PAPER_GRID, RunSpec, base_of, checkpoint_steps, own_runs, paper_runs, run_named, run_specs
 from .variants import VARIANTS
 
 # %% ../nbs/12_paper.ipynb #4e3cff85

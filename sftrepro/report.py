@@ -33,8 +33,9 @@ from sftrepro.paper import (
     titles,
 )
 from .plots import estimate, merged, number, points, provenance, show, table, trajectory
-from .profiles import Profile, own_runs, paper_runs, run_specs
+from .profiles import Profile
 from .robustness import robustness_table
+from .runs import own_runs, paper_runs, run_specs
 from .stats import Pair, contrasts, estimates, excursion, furthest_step
 
 # %% ../nbs/14b_report.ipynb #b48e3be3

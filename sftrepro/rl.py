@@ -27,7 +27,8 @@ from .answers import boxed, same_value
 from .bases import attention_for
 from .data import data_set, random_generator
 from .generate import Sampling, batches, check_room, complete_batch
-from .profiles import RequestError, RLSpec
+from .profiles import RequestError
+from .runs import RLSpec
 from sftrepro.sft import (
     Finetuner,
     Grid,

@@ -11,7 +11,8 @@ import polars as pl
 from . import item_results
 from .claims import UNTESTABLE, Verdict, judge, ledger, sight
 from .measurements import conditional_share, measured
-from .profiles import Profile, run_specs, variants
+from .profiles import Profile, variants
+from .runs import run_specs
 
 # %% ../nbs/13b_robustness.ipynb #f1eecee9
 ONE_SEED_LESS = "without one of the seeds, each in turn"

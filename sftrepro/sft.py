@@ -37,16 +37,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from .bases import IGNORED, attention_for
 from .data import data_set
-from sftrepro.profiles import (
-    LOGITS_PER_PIECE,
-    ROOT,
-    ContinuedSpec,
-    RequestError,
-    RunSpec,
-    checkpoint_steps,
-    load_profile,
-    spec_of,
-)
+from .profiles import LOGITS_PER_PIECE, ROOT, RequestError, load_profile
+from .runs import ContinuedSpec, RunSpec, checkpoint_steps, spec_of
 from .store import base_folder, data_folder, read_json, run_folder, write_json, write_table
 
 # %% ../nbs/09_sft.ipynb #eabd9eef

@@ -12,8 +12,9 @@ import polars as pl
 from .costs import Shape, answer_flops, forward_flops, reinforcement, training, usual_hardware
 from .paper import specs_of, titles
 from .plots import provenance, show, table, trajectory
-from .profiles import ROOT, Profile, RLSpec, RunSpec, checkpoint_steps, load_profile
+from .profiles import ROOT, Profile, load_profile
 from .report import better
+from .runs import RLSpec, RunSpec, checkpoint_steps
 from .stats import Pair, contrasts, estimates
 from .store import read_table
 

@@ -13,8 +13,9 @@ from IPython.display import HTML, display
 
 from . import item_results, plots
 from .claims import Verdict, judge
-from .profiles import Profile, run_specs, variants
+from .profiles import Profile, variants
 from .robustness import ONE_SEED_LESS, verdict_columns, without_each_seed
+from .runs import run_specs
 from .stats import Pair, contrasts, estimates
 from .token_logprobs import CLASSES, DERIVED, EVERYTHING, KEYS, OTHERS, SHOWN_CLASSES, token_results
 

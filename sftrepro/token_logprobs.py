@@ -23,8 +23,9 @@ from .analogs import draw
 from .data import QUERIES, SPARE, DataRequest, data_set, pool, random_generator, select
 from .evaluate import model_columns
 from .generate import batches, close_engines
-from .profiles import LOGITS_PER_PIECE, Profile, RequestError, digest, run_specs
+from .profiles import LOGITS_PER_PIECE, Profile, RequestError, digest
 from .recipes import RECIPES, Knobs
+from .runs import run_specs
 from .sft import IGNORED, collator, load_weights, tokenise
 from .world import world_of
 

@@ -14,8 +14,9 @@ from .controls import group_of
 from .item_results import read_gallery
 from .paper import titles
 from .plots import embedded, provenance, show
-from .profiles import Profile, RunSpec, run_specs
+from .profiles import Profile
 from .report import case_html, labels
+from .runs import RunSpec, run_specs
 
 # %% ../nbs/14g_trace_browser.ipynb #1ca1aa36
 def shown_benchmarks(profile: Profile) -> list[str]:

@@ -27,9 +27,10 @@ from sftrepro.plots import (
     show,
     specification,
 )
-from .profiles import Profile, run_specs, variants
+from .profiles import Profile, variants
 from .report import labels
 from .robustness import variant_results
+from .runs import run_specs
 from .stats import change
 from .trace_browser import SCRIPT
 

@@ -24,20 +24,16 @@ from .codegraph import Library, closure, free_names, imports_of, library
 from .contents import chapter_files
 from sftrepro.profiles import (
     ROOT,
-    THINKING,
     BaseSpec,
     Frozen,
     Profile,
     RequestError,
-    RunSpec,
     digest,
     load_profile,
-    own_runs,
-    paper_runs,
     resembling,
-    run_specs,
     settings,
 )
+from .runs import THINKING, RunSpec, own_runs, paper_runs, run_specs
 from .store import file_digest
 
 # %% ../nbs/16b_workflow.ipynb #fa315660

@@ -17,8 +17,9 @@ from .item_results import is_published
 from .measurements import measured
 from .paper import titles
 from .plots import points, provenance, show, table, trajectory
-from .profiles import THINKING, Profile, base_of, load_profile, run_named, run_specs, settings
+from .profiles import Profile, load_profile, settings
 from .report import better
+from .runs import THINKING, base_of, run_named, run_specs
 from .stats import Pair, contrasts, estimates, excursion, furthest_step
 from .traces import NEARNESS
 

@@ -14,7 +14,8 @@ from sftrepro.claims import WORDS, comparison_outcome, current_verdicts, judge, 
 from sftrepro.contents import experiments
 from sftrepro.measurements import counterparts
 from sftrepro.paper import model_name, on_our_axis, published_scores
-from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs, run_specs
+from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.runs import paper_runs, run_specs
 from sftrepro.site import check_prose
 from sftrepro.stats import simulated
 

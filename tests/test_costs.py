@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sftrepro import codegraph, costs, rebuild, sft
-from sftrepro.profiles import LOGITS_PER_PIECE, BaseSpec, RequestError, load_profile, run_specs
+from sftrepro.profiles import LOGITS_PER_PIECE, BaseSpec, RequestError, load_profile
+from sftrepro.runs import run_specs
 from sftrepro.workflow import jobs
 
 MICRO, PAPER, SMALL = map(load_profile, ("micro", "paper", "small"))

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from sftrepro.bases import pretrain
 from sftrepro.data import build
-from sftrepro.profiles import RequestError, RunSpec, load_profile, run_specs
+from sftrepro.profiles import RequestError, load_profile
+from sftrepro.runs import RunSpec, run_specs
 from sftrepro.sft import CONFIGS, REFUSAL_FILE, finetune, launch, sharing, step_folder
 from sftrepro.store import base_folder, data_folder
 

@@ -31,7 +31,8 @@ from sftrepro.evaluate import (
 )
 from sftrepro.internet import direct
 from sftrepro.item_results import checked_results
-from sftrepro.profiles import BenchmarkSize, RequestError, load_profile, run_specs
+from sftrepro.profiles import BenchmarkSize, RequestError, load_profile
+from sftrepro.runs import run_specs
 from sftrepro.score import SCORERS, Score, Scorer
 
 SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 50_000})

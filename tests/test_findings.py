@@ -15,7 +15,8 @@ from sftrepro.controls import failure
 from sftrepro.item_results import read_gallery, read_results, read_tokens
 from sftrepro.measurements import measured
 from sftrepro.paper import PUBLISHED_SCORES
-from sftrepro.profiles import ROOT, load_profile, run_specs
+from sftrepro.profiles import ROOT, load_profile
+from sftrepro.runs import run_specs
 from sftrepro.stats import Pair, contrasts, excursion
 from sftrepro.store import read_table
 

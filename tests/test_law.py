@@ -31,7 +31,8 @@ from sftrepro.law import (
     varying,
     worth_doubling,
 )
-from sftrepro.profiles import RequestError, load_profile, own_runs, paper_runs, scaled
+from sftrepro.profiles import RequestError, load_profile
+from sftrepro.runs import own_runs, paper_runs, scaled
 from sftrepro.stats import simulated
 from sftrepro.workflow import jobs_named, load_flow, with_needs
 

@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from sftrepro import plots, printing, site, stats, trace_browser, what_if
 from sftrepro.item_results import read_gallery
 from sftrepro.measurements import measured
-from sftrepro.profiles import ROOT, RequestError, load_profile, run_specs
+from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.runs import run_specs
 
 CHROMIUM = shutil.which("chromium")
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")

@@ -19,7 +19,8 @@ from sftrepro.controls import group_of
 from sftrepro.evaluate import benchmarks_of, questions
 from sftrepro.item_results import read_results
 from sftrepro.measurements import measured
-from sftrepro.profiles import THINKING, load_profile, run_specs
+from sftrepro.profiles import load_profile
+from sftrepro.runs import THINKING, run_specs
 from sftrepro.score import scorer_of
 from sftrepro.solvers import MIXTURES, THINKERS, make, request_of
 from sftrepro.stats import estimates

@@ -13,15 +13,11 @@ from sftrepro.profiles import (
     RequestError,
     beyond_profile,
     changed,
-    checkpoint_steps,
     load_profile,
-    own_runs,
-    paper_runs,
-    run_specs,
-    scaled,
     settings,
     variants,
 )
+from sftrepro.runs import checkpoint_steps, own_runs, paper_runs, run_specs, scaled
 from sftrepro.workflow import jobs
 
 SETTINGS = {"description", "runs", "controls", "seeds", "temperature", "learning_rate_factor", "results_dir"}

@@ -32,7 +32,8 @@ from sftrepro.bases import (
 )
 from sftrepro.data import SCHEMA
 from sftrepro.generate import Sampling, generate
-from sftrepro.profiles import BaseSpec, RequestError, RunSpec, load_profile
+from sftrepro.profiles import BaseSpec, RequestError, load_profile
+from sftrepro.runs import RunSpec
 from sftrepro.sft import step_folder, train
 from sftrepro.solvers import THINKERS, counting_tokenizer, make, request_of
 from sftrepro.store import base_folder, data_folder, write_table

@@ -28,7 +28,8 @@ from sftrepro.countdown import SEARCHER, takes_back
 from sftrepro.data import SCHEMA, SPARE, candidate, checked_columns, is_correct, query_text, random_generator
 from sftrepro.generate import Sampling
 from sftrepro.language_teacher import Teaching, construct, questions_in
-from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
+from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.runs import paper_runs
 from sftrepro.solvers import SHORT, THINKERS, backwards, by_parts, is_right, make, request_of
 from sftrepro.word_problems import (
     GSM8K,

@@ -10,9 +10,10 @@ from sftrepro import cards, chapters, contents, item_results, paper, report, sto
 from sftrepro import robustness as module
 from sftrepro.claims import Sight, judge, ledger
 from sftrepro.paper import comparable, published_for, published_here, run_of
-from sftrepro.profiles import load_profile, paper_runs, run_specs
+from sftrepro.profiles import load_profile
 from sftrepro.report import cases, dips, end_points, labels, turned, versus
 from sftrepro.robustness import robustness_table, variant_results
+from sftrepro.runs import paper_runs, run_specs
 from sftrepro.stats import simulated
 
 MICRO = load_profile("micro")

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
-from sftrepro import profiles, rl, sft, workflow
+from sftrepro import rl, runs, sft, workflow
 from sftrepro.bases import pretrain
 from sftrepro.costs import Shape, answer_flops, hardware, reinforcement
 from sftrepro.data import build, data_set
-from sftrepro.profiles import ContinuedSpec, OwnRun, RequestError, RLSpec, changed, load_profile, run_specs, spec_of
+from sftrepro.profiles import RequestError, changed, load_profile
+from sftrepro.runs import ContinuedSpec, OwnRun, RLSpec, run_specs, spec_of
 from sftrepro.store import base_folder, data_folder, run_folder
 
 SMOKE = load_profile("smoke")
@@ -100,7 +101,7 @@ def test_a_tiny_base_learns_a_trivial_reward(run: Path) -> None:
 
 
 def test_a_run_leaves_what_a_finetuning_run_leaves(run: Path) -> None:
-    steps = profiles.checkpoint_steps(SPEC)
+    steps = runs.checkpoint_steps(SPEC)
     assert sorted(path.name for path in run.iterdir()) == sorted(
         ["spec.json", "train.parquet", *(sft.step_folder(run, step).name for step in steps)])
     assert not torch.equal(*[weights(sft.step_folder(run, step))["model.embed_tokens.weight"]
@@ -140,7 +141,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(
         patch.setattr(rl.Reinforcer, "compute_loss", deadly)
         rl.train(SPEC, tmp_path, numeral)
     rl.train(SPEC, tmp_path, numeral)
-    for step in profiles.checkpoint_steps(SPEC):
+    for step in runs.checkpoint_steps(SPEC):
         once, twice = weights(sft.step_folder(run, step)), weights(sft.step_folder(tmp_path, step))
         assert all(torch.equal(once[name], twice[name]) for name in once)
     columns = ["step", "reward", "same", "grad_norm", "generated", "tokens"]
@@ -204,18 +205,18 @@ def test_a_start_that_was_not_trained_is_refused() -> None:
 @pytest.fixture
 def table(monkeypatch):
     "Runs of part III: finetuning, reinforcement from it, and impossible starts."
-    values = dict(profiles.paper_runs()["R25"]) | {"method": "rl", "start": ""}
+    values = dict(runs.paper_runs()["R25"]) | {"method": "rl", "start": ""}
     lines = [{"id": "B9901", "method": "sft"}, {"id": "B9902", "start": "B9901"}, {"id": "B9903", "start": "B9903"},
              {"id": "B9904", "start": "B9901", "base_model": "Qwen/Qwen3-14B-Base"}, {"id": "B9905", "start": "B9906"},
              {"id": "B9906", "start": "B9905"}]
-    runs = {line["id"]: OwnRun(**values | line) for line in lines}
-    monkeypatch.setattr(profiles, "own_runs", lambda: runs)
-    return runs
+    known = {line["id"]: OwnRun(**values | line) for line in lines}
+    monkeypatch.setattr(runs, "own_runs", lambda: known)
+    return known
 
 
 def test_a_rows_method_and_start_decide_what_kind_of_run_it_is(table: dict[str, OwnRun]) -> None:
-    first, second = (profiles.scaled(table[id], SMOKE, seed=2) for id in ("B9901", "B9902"))
-    assert type(first) is profiles.RunSpec and type(second) is RLSpec
+    first, second = (runs.scaled(table[id], SMOKE, seed=2) for id in ("B9901", "B9902"))
+    assert type(first) is runs.RunSpec and type(second) is RLSpec
     assert second.start == first.run_id and second.max_new_tokens == SMOKE.max_new_tokens
     assert spec_of(second.model_dump(mode="json")) == second and spec_of(first.model_dump(mode="json")) == first
 
@@ -226,7 +227,7 @@ def test_a_start_on_itself_on_another_base_or_on_a_later_run_is_refused(
         table: dict[str, OwnRun], run: str, start: str, earlier: str) -> None:
     message = f"^run {run} starts from '{start}', which is no earlier run of .*runs.csv. Its earlier runs: {earlier}$"
     with pytest.raises(RequestError, match=message):
-        profiles.scaled(table[run], SMOKE, seed=1)
+        runs.scaled(table[run], SMOKE, seed=1)
 
 
 def test_a_group_of_one_is_refused() -> None:
@@ -239,7 +240,7 @@ def test_a_group_of_one_is_refused() -> None:
 
 def test_a_training_job_needs_the_training_of_its_start(table: dict[str, OwnRun], monkeypatch) -> None:
     profile = changed(SMOKE, runs=("B9901", "B9902"), controls=(), traced=(), seeds=(1,))
-    monkeypatch.setattr(workflow, "run_specs", profiles.run_specs)
+    monkeypatch.setattr(workflow, "run_specs", runs.run_specs)
     trained = [job for job in workflow.run_jobs(profile) if job.kind == "train"]
     assert trained[0].name in trained[1].needs
     assert not any(need.startswith("train/") for need in trained[0].needs)

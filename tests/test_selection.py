@@ -10,8 +10,9 @@ from sftrepro import selection
 from sftrepro.answers import boxed
 from sftrepro.data import SCHEMA, DataRequest, drawn_queries, is_correct, query_text, tokenizer_of
 from sftrepro.data import make as make_plain
-from sftrepro.profiles import RequestError, load_profile, run_named, scaled
+from sftrepro.profiles import RequestError, load_profile
 from sftrepro.recipes import Knobs, parse
+from sftrepro.runs import run_named, scaled
 from sftrepro.selection import (
     CHOOSERS,
     SHARES,

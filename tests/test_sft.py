@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sftrepro import sft
 from sftrepro.bases import pretrain
 from sftrepro.data import build, data_set
-from sftrepro.profiles import ROOT, RequestError, checkpoint_steps, load_profile, paper_runs, run_specs
+from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.runs import checkpoint_steps, paper_runs, run_specs
 from sftrepro.sft import (
     IGNORED,
     Finetuner,

@@ -27,7 +27,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from sftrepro import mentions, plots, profiles, site, store
 from sftrepro.claims import ledger
 from sftrepro.contents import instrument
-from sftrepro.profiles import ROOT, RequestError, load_profile, paper_runs
+from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.runs import paper_runs
 
 SITE = Path(os.environ.get("SFTREPRO_SITE") or ROOT / "_build/site/micro").resolve()
 PAGES = sorted(str(page.relative_to(SITE)) for folder in ("book", "nbs") for page in (SITE / folder).glob("*.html"))

@@ -12,7 +12,8 @@ import pytest
 from sftrepro import cli, contents, execution, item_results, store, workflow
 from sftrepro.evaluate import generate_responses, items_of, score_responses
 from sftrepro.generate import vllm_missing
-from sftrepro.profiles import checkpoint_steps, load_profile, run_specs
+from sftrepro.profiles import load_profile
+from sftrepro.runs import checkpoint_steps, run_specs
 
 SMOKE = load_profile("smoke")
 THIS = workflow.load_flow(SMOKE)

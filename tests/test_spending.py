@@ -7,7 +7,8 @@ import pytest
 
 from sftrepro import spending
 from sftrepro.costs import forward_flops, shape_of
-from sftrepro.profiles import ROOT, changed, load_profile, run_specs
+from sftrepro.profiles import ROOT, changed, load_profile
+from sftrepro.runs import run_specs
 from sftrepro.store import run_folder, write_table
 
 MICRO, BEYOND = load_profile("micro"), load_profile("micro-beyond")

@@ -10,7 +10,8 @@ from scipy import stats as reference
 from sftrepro import item_results
 from sftrepro.calibration import calibration, families, middle
 from sftrepro.measurements import benchmark_names, by_item, conditional_share, measured, parts
-from sftrepro.profiles import RequestError, checkpoint_steps, load_profile, paper_runs, run_specs
+from sftrepro.profiles import RequestError, load_profile
+from sftrepro.runs import checkpoint_steps, paper_runs, run_specs
 from sftrepro.stats import (
     Pair,
     contrasts,

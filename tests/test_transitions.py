@@ -39,7 +39,8 @@ from sftrepro.early_signals import early_and_final, errors_by_benchmark, left_ou
 from sftrepro.evaluate import questions, respond
 from sftrepro.generate import CLOSING, Sampling, generate, still_thinking
 from sftrepro.measurements import measured, responses
-from sftrepro.profiles import RequestError, changed, load_profile, paper_runs, variants
+from sftrepro.profiles import RequestError, changed, load_profile, variants
+from sftrepro.runs import paper_runs
 from sftrepro.stats import simulated, simulated_rows
 from sftrepro.store import base_folder
 from sftrepro.transitions import (

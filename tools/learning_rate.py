@@ -20,7 +20,8 @@ from sftrepro.controls import compared
 from sftrepro.data import build, data_set
 from sftrepro.evaluate import generate_responses, score_responses
 from sftrepro.measurements import by_item
-from sftrepro.profiles import ROOT, RunSpec, load_profile, run_specs
+from sftrepro.profiles import ROOT, load_profile
+from sftrepro.runs import RunSpec, run_specs
 from sftrepro.sft import IGNORED, answer_with_the_loss, collator, finetune, load_weights, step_folder, tokenise
 
 PROFILE = load_profile("micro").model_copy(update={"controls": ("R25-null", "R05-null")})

@@ -11,7 +11,8 @@ import polars as pl
 from sftrepro.chapters import read_chapter
 from sftrepro.contents import chapter_files
 from sftrepro.costs import shape_of
-from sftrepro.profiles import load_profile, run_specs
+from sftrepro.profiles import load_profile
+from sftrepro.runs import run_specs
 from sftrepro.spending import TRAINING, spending
 from sftrepro.store import read_table, run_folder, write_bytes
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import polars as pl
 
 from sftrepro import chapters, contents, item_results, store
-from sftrepro.profiles import ROOT, Profile, checkpoint_steps, load_profile, run_specs
+from sftrepro.profiles import ROOT, Profile, load_profile
+from sftrepro.runs import checkpoint_steps, run_specs
 
 ITEMS, TRIALS = 10, 10
 SECONDS, MEGABYTES = 60, 2000

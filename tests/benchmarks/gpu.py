@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sftrepro.costs import Shape, cost_table, forward_flops, hardware, parameters
 from sftrepro.generate import Sampling, opened, vllm_missing
-from sftrepro.profiles import ROOT, RunSpec
+from sftrepro.profiles import ROOT
+from sftrepro.runs import RunSpec
 from sftrepro.sft import Finetuner, sharing
 from sftrepro.store import write_bytes
 

@@ -21,7 +21,8 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sftrepro.data import build, data_set
-from sftrepro.profiles import load_profile, run_specs
+from sftrepro.profiles import load_profile
+from sftrepro.runs import run_specs
 from sftrepro.sft import Finetuner, load_weights, training_rows
 from sftrepro.store import base_folder
 
