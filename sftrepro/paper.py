@@ -113,8 +113,8 @@ def run_of(model: str,  # as the published tables spell it
 
 # %% ../nbs/12_paper.ipynb #bcafb988
 def paper_base(profile: Profile, run: str) -> str:
-    "Our base for one of the paper's runs."
-    return base_of(paper_runs()[run], profile).name
+    "Our base for a run, the paper's or our own."
+    return base_of(run_named(run), profile).name
 
 # %% ../nbs/12_paper.ipynb #32b11c8b
 def comparable(profile: Profile) -> dict[str, str]:
