@@ -79,7 +79,8 @@ def compare_sample(run_id: str, flow: Flow,
         rows.append(evaluate.made_again(flow.profile, run_id, models[step], step, benchmark, part))
     with tempfile.TemporaryDirectory() as folder:
         again = judges.with_grades(pl.concat(rows), flow.profile, Path(folder))
-    return len(again), evaluate.changed_rows(store.read_table(store.results_file(flow.profile, run_id)), again)
+    published = item_results.read_published(store.results_file(flow.profile, run_id))
+    return len(again), evaluate.changed_rows(published, again)
 
 # %% ../nbs/18b_audit.ipynb #6b09d880
 def shortly(value: object) -> str:

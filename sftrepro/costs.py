@@ -431,7 +431,7 @@ def timed_answers(profile: Profile) -> list[dict]:
     rows, on = [], hardware("CPU core")
     for file in sorted(store.locate(profile.results_dir).glob("*.parquet")):
         item_results.verified_results(profile, [file.stem])
-        table = store.read_table(file)
+        table = item_results.read_published(file)
         if table["device"][0] != "CPU":
             continue
         base, data, checkpoints = table["base"][0], table["data"][0], table["step"].n_unique()

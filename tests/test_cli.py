@@ -370,14 +370,14 @@ def test_a_falsified_row_is_found_though_its_manifest_was_written_anew(complete:
     run_id = run_of(complete)
     item = complete.python(f"""
 import polars as pl
-from sftrepro import store
+from sftrepro import item_results, store
 from sftrepro.profiles import load_profile
 path = store.results_file(load_profile('tiny'), '{run_id}')
-inputs, rows = store.verify(path).inputs, store.read_table(path).with_row_index()
+inputs, rows = store.verify(path).inputs, item_results.read_published(path).with_row_index()
 row = rows.filter(~pl.col('parsed'), tokens=16, score=0.0).sample(seed=0).row(0, named=True)
 this = pl.col('index') == row['index']
 false = {{'tokens': pl.col('tokens') + this, 'score': pl.when(this).then(0.5).otherwise('score')}}
-store.write_table(path, rows.with_columns(**false).drop('index'))
+store.write_table(path, item_results.with_numbers(rows.with_columns(**false).drop('index'), path.parent))
 store.seal(path, inputs)
 print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial'], end='')""")
     code, out, errors = complete.run(*EVERYTHING, "--seed", "5")

@@ -207,7 +207,7 @@ def test_another_base_or_seed_leaves_what_is_there_fresh(made: Repository) -> No
 def test_a_changed_file_is_named_by_the_chapter_that_read_it(made: Repository) -> None:
     made.python(
         "from sftrepro import item_results, store; from sftrepro.profiles import load_profile\n"
-        "path = store.results_file(load_profile('tiny'), 'Nano'); frame = store.read_table(path)\n"
+        "path = store.results_file(load_profile('tiny'), 'Nano'); frame = item_results.read_published(path)\n"
         "item_results.publish_results(load_profile('tiny'), 'Nano', frame.with_columns(tokens=9), "
         "store.read_manifest(path).inputs)"
     )

@@ -48,7 +48,7 @@ def carry_profile(profile: Profile, flow: Flow, fresh_at: str) -> int:
 
 def tidy(folder: Path) -> None:
     "Remove the lists of code that no manifest of a folder names any more."
-    manifests = [path for path in folder.glob("*.json") if not path.name.startswith("code-")]
+    manifests = [path for path in folder.glob("*.json") if not path.name.startswith(("code-", "items-"))]
     named = {store.read_json(path)["inputs"].get("code") for path in manifests}
     for path in folder.glob("code-*.json"):
         if path.stem not in named:
