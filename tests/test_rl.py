@@ -15,6 +15,7 @@ from sftrepro import rl, runs, sft, workflow
 from sftrepro.bases import pretrain
 from sftrepro.costs import Shape, answer_flops, hardware, reinforcement
 from sftrepro.data import build, data_set
+from sftrepro.execution import perform
 from sftrepro.profiles import RequestError, changed, load_profile
 from sftrepro.runs import ContinuedSpec, OwnRun, RLSpec, run_specs, spec_of
 from sftrepro.store import base_folder, data_folder, run_folder
@@ -208,7 +209,7 @@ def table(monkeypatch):
     values = dict(runs.paper_runs()["R25"]) | {"method": "rl", "start": ""}
     lines = [{"id": "B9901", "method": "sft"}, {"id": "B9902", "start": "B9901"}, {"id": "B9903", "start": "B9903"},
              {"id": "B9904", "start": "B9901", "base_model": "Qwen/Qwen3-14B-Base"}, {"id": "B9905", "start": "B9906"},
-             {"id": "B9906", "start": "B9905"}]
+             {"id": "B9906", "start": "B9905"}, {"id": "B9907"}]
     known = {line["id"]: OwnRun(**values | line) for line in lines}
     monkeypatch.setattr(runs, "own_runs", lambda: known)
     return known
@@ -248,6 +249,13 @@ def test_a_training_job_needs_the_training_of_its_start(table: dict[str, OwnRun]
     with pytest.raises(RequestError, match=r"run B9902 of profile smoke starts from Nano_.*, which this profile does "
                                            r"not make. Add that run to settings.ini \[smoke\] runs"):
         workflow.run_jobs(changed(profile, runs=("B9902",)))
+
+
+def test_a_job_of_reinforcement_is_done_with_the_verifier(table: dict[str, OwnRun], tmp_path: Path) -> None:
+    profile = changed(SMOKE, runs=("B9907",), controls=(), traced=(), seeds=(1,), max_new_tokens=8)
+    job = next(job for job in workflow.run_jobs(profile) if job.kind == "train")
+    with pytest.raises(RequestError, match="0% of the first .* were right"):  # the smoke base solves nothing
+        perform(job, workflow.Flow(profile, {}, workflow.Inputs(profile, {}, {}), {}), tmp_path)
 
 
 def test_the_operations_of_an_answer_agree_with_a_count_by_hand() -> None:
