@@ -1247,6 +1247,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'sftrepro.sft.load_weights': ('sft.html#load_weights', 'sftrepro/sft.py'),
                               'sftrepro.sft.mark_whole': ('sft.html#mark_whole', 'sftrepro/sft.py'),
                               'sftrepro.sft.memory_explained': ('sft.html#memory_explained', 'sftrepro/sft.py'),
+                              'sftrepro.sft.not_a_number': ('sft.html#not_a_number', 'sftrepro/sft.py'),
                               'sftrepro.sft.row_order': ('sft.html#row_order', 'sftrepro/sft.py'),
                               'sftrepro.sft.rows_per_pass': ('sft.html#rows_per_pass', 'sftrepro/sft.py'),
                               'sftrepro.sft.sharing': ('sft.html#sharing', 'sftrepro/sft.py'),

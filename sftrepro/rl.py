@@ -191,6 +191,7 @@ def train(spec: RLSpec,
           reward: Reward = verified,
           ) -> None:     # raises RequestError
     "Train a model on its own answers, as a run specification says."
+    torch.backends.cuda.enable_cudnn_sdp(False)
     start = start_folder(spec)
     tokenizer, model = AutoTokenizer.from_pretrained(start), load_weights(start, spec.precision)
     model.set_attn_implementation(attention_for(spec.max_length))

@@ -3,12 +3,13 @@
 # %% auto #0
 __all__ = ['SCALED_LOGITS', 'COMPLETE_FILE', 'CONFIGS', 'REFUSAL_FILE', 'tokenise', 'training_rows', 'collator', 'summed_loss',
            'answer_with_the_loss', 'row_order', 'rows_per_pass', 'arguments', 'step_folder', 'mark_whole', 'last_whole',
-           'Grid', 'Finetuner', 'tokens_per_step', 'training_log', 'load_weights', 'device_memory', 'check_memory',
-           'memory_explained', 'fuse_operations', 'start_folder', 'finetune', 'check_world', 'launch_command', 'worker',
-           'launch', 'sharing', 'train']
+           'not_a_number', 'Grid', 'Finetuner', 'tokens_per_step', 'training_log', 'load_weights', 'device_memory',
+           'check_memory', 'memory_explained', 'fuse_operations', 'start_folder', 'finetune', 'check_world',
+           'launch_command', 'worker', 'launch', 'sharing', 'train']
 
 # %% ../nbs/09_sft.ipynb #3dee16c5
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -156,8 +157,13 @@ def last_whole(folder: Path) -> Path | None:
     return max(states, key=lambda state: int(state.name.rpartition("-")[2]), default=None)
 
 # %% ../nbs/09_sft.ipynb #abf440c0
+def not_a_number(spec: RunSpec, step: int) -> str:
+    "Why a run whose gradient is lost was stopped, and the way out."
+    return (f"{spec.run_name}: the gradient of step {step} is not a number, and no weight is one after it. Lower the "
+            "learning rate, or set compute_precision = float32 in settings.ini")
+
 class Grid(TrainerCallback):
-    "Saves on the grid and records how long each step took."
+    "Saves on the grid, records how long each step took, and stops where a gradient is not a number."
 
     def __init__(self, spec: RunSpec, folder: Path):
         self.spec, self.folder, self.trainer = spec, folder, None
@@ -172,6 +178,8 @@ class Grid(TrainerCallback):
 
     def on_log(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         state.log_history[-1]["seconds"] = self.seconds
+        if not math.isfinite(state.log_history[-1].get("grad_norm", 0)):
+            raise RequestError(not_a_number(self.spec, state.global_step))
 
     def on_save(self, args: SFTConfig, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self.trainer.accelerator.wait_for_everyone()

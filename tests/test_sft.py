@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sftrepro import sft
 from sftrepro.bases import pretrain
 from sftrepro.data import build, data_set
-from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.profiles import ROOT, RequestError, changed, load_profile
 from sftrepro.runs import checkpoint_steps, paper_runs, run_specs
 from sftrepro.sft import (
     IGNORED,
@@ -91,6 +91,13 @@ def test_a_data_set_with_too_few_rows_is_refused() -> None:
         RequestError, match="Math-CoT has 63 rows and the run needs 64. Make it again: make rebuild PROFILE=smoke"
     ):
         training_rows(SPEC, AutoTokenizer.from_pretrained(base_folder(SMOKE, SPEC.base)), data)
+
+
+def test_a_run_whose_gradient_is_lost_stops_at_once_and_says_so(tmp_path: Path) -> None:
+    message = "the gradient of step [23] is not a number, and no weight is one after it. Lower the learning rate"
+    with pytest.raises(RequestError, match=message):
+        train(changed(SPEC, learning_rate=1e30, schedule="constant"), tmp_path)
+    assert not (tmp_path / "train.parquet").exists()
 
 
 def test_checkpoints_lie_on_the_grid_and_load_anywhere(run: Path) -> None:
