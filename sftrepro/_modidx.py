@@ -138,6 +138,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.cards.meanings': ('cards.html#meanings', 'sftrepro/cards.py'),
                                 'sftrepro.cards.measured_as': ('cards.html#measured_as', 'sftrepro/cards.py'),
                                 'sftrepro.cards.opening': ('cards.html#opening', 'sftrepro/cards.py'),
+                                'sftrepro.cards.practice': ('cards.html#practice', 'sftrepro/cards.py'),
                                 'sftrepro.cards.reach': ('cards.html#reach', 'sftrepro/cards.py'),
                                 'sftrepro.cards.reading_minutes': ('cards.html#reading_minutes', 'sftrepro/cards.py'),
                                 'sftrepro.cards.reading_paths': ('cards.html#reading_paths', 'sftrepro/cards.py'),

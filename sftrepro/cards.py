@@ -4,7 +4,8 @@
 __all__ = ['HALF_WIDTHS', 'OUTCOMES', 'UNITS', 'REACH', 'WORDS_A_MINUTE', 'amount', 'effect', 'comparison_table', 'verdict_card',
            'criterion_history', 'verdict_caption', 'decisive', 'chapter_link', 'verdict_word', 'effect_bar',
            'scoreboard_row', 'scoreboard', 'meanings', 'scoreboard_numbers', 'measured_as', 'finding', 'visible',
-           'controls_told', 'basis', 'reach', 'reading_minutes', 'opening', 'landing', 'reading_paths', 'readme_table']
+           'controls_told', 'basis', 'reach', 'reading_minutes', 'opening', 'landing', 'practice', 'reading_paths',
+           'readme_table']
 
 # %% ../nbs/14a_cards.ipynb #87e1e8b1
 import html
@@ -229,6 +230,22 @@ def landing(verdicts: Sequence[Verdict]) -> str:
     rows = [[f"<strong>{html.escape(verdict.claim.title)}</strong>", verdict_word(verdict.word),
              chapter_link(verdict.claim.chapter, "../nbs/")] for verdict in judged]
     return html_table(["claim", f"verdict at profile {judged[0].profile}", "chapter"], rows)
+
+# %% ../nbs/14a_cards.ipynb #fd4cda74
+def practice(verdict: Verdict,
+             test: str,       # of its criterion
+             advice: str,     # a sentence
+             condition: str,  # where it was seen
+             ) -> str:
+    "What a chapter would change about finetuning, with the effect that it rests on, as HTML."
+    if (row := decisive(verdict).get(test)) is None:
+        seen = f"Not measured at profile {verdict.profile}."
+    else:
+        unit = UNITS.get(row["unit"], "points")
+        seen = f"{row['benchmark'].capitalize()}, {row['comparison']}: {effect(row)} {unit}, {row['seeds']} seeds."
+    told = " ".join(map(html.escape, (seen, condition)))
+    return (f'<p class="sft-practice"><strong>{html.escape(advice)}</strong> {told} '
+            f"{verdict.id}: {verdict_word(verdict.word)}, chapter {chapter_link(verdict.claim.chapter)}.</p>")
 
 # %% ../nbs/14a_cards.ipynb #b0c4e152
 def reading_paths(paths: dict[str, Sequence[str]],  # chapters by the name of the path

@@ -116,7 +116,8 @@ def borrowed(text: str,       # a page in Markdown
         html = [output for cell in cells for output in html_outputs(cell)]
         if not html:
             raise RequestError(f"nbs/{stem}.ipynb: no cell tagged {tag!r} outputs HTML, which a page of book/ includes")
-        return "\n\n".join(f"```{{raw}} html\n{output}\n```" for output in html)
+        at_home = [re.sub(r'href="(?=\d\d)', 'href="../nbs/', output) for output in html]
+        return "\n\n".join(f"```{{raw}} html\n{output}\n```" for output in at_home)
     return BORROWED.sub(outputs, text)
 
 # %% ../nbs/15_site.ipynb #02765827
