@@ -1656,6 +1656,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.world.world_of': ('world.html#world_of', 'sftrepro/world.py')},
             'sftrepro.worlds': { 'sftrepro.worlds.all_outcomes': ('worlds.html#all_outcomes', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.along': ('worlds.html#along', 'sftrepro/worlds.py'),
+                                 'sftrepro.worlds.ceiling_picture': ('worlds.html#ceiling_picture', 'sftrepro/worlds.py'),
+                                 'sftrepro.worlds.ceilings': ('worlds.html#ceilings', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.controls_in': ('worlds.html#controls_in', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.doses': ('worlds.html#doses', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.forbidden_dose': ('worlds.html#forbidden_dose', 'sftrepro/worlds.py'),
@@ -1668,6 +1670,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.worlds.outcomes': ('worlds.html#outcomes', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.pooled': ('worlds.html#pooled', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.series_along': ('worlds.html#series_along', 'sftrepro/worlds.py'),
+                                 'sftrepro.worlds.show_ceilings': ('worlds.html#show_ceilings', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.show_controls': ('worlds.html#show_controls', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.show_doses': ('worlds.html#show_doses', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.show_map': ('worlds.html#show_map', 'sftrepro/worlds.py'),
@@ -1675,4 +1678,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.worlds.show_worlds': ('worlds.html#show_worlds', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.thinking_dose': ('worlds.html#thinking_dose', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.turned': ('worlds.html#turned', 'sftrepro/worlds.py'),
+                                 'sftrepro.worlds.world_names': ('worlds.html#world_names', 'sftrepro/worlds.py'),
                                  'sftrepro.worlds.worlds_of': ('worlds.html#worlds_of', 'sftrepro/worlds.py')}}}

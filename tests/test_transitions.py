@@ -33,6 +33,7 @@ from sftrepro.dips import (
     sound_evidence,
     sound_scores,
     stop_evidence,
+    stopped_results,
     under_conditions,
 )
 from sftrepro.early_signals import early_and_final, errors_by_benchmark, left_out, prediction_errors
@@ -41,7 +42,7 @@ from sftrepro.generate import CLOSING, Sampling, generate, still_thinking
 from sftrepro.measurements import measured, responses
 from sftrepro.profiles import RequestError, changed, load_profile, variants
 from sftrepro.runs import paper_runs
-from sftrepro.stats import simulated, simulated_rows
+from sftrepro.stats import Pair, contrasts, simulated, simulated_rows
 from sftrepro.store import base_folder
 from sftrepro.transitions import (
     EASY,
@@ -500,6 +501,50 @@ def same_outcomes() -> bool:
     return found[0] == found[1] and len(found[0]) == 33
 
 
+STOP_48 = load_profile("micro-stop-48")
+
+
+def h40b_rows() -> pl.DataFrame:
+    stopped = stopped_results(MICRO, "R25", 48, "arithmetic")
+    found = [sound_evidence(responses(MICRO, ["R25", "R06"], ["arithmetic"]), "arithmetic"),
+             stop_evidence(stopped, "R25", lowest(in_domain().filter(series="R25")), 48, "arithmetic")]
+    return pl.concat(found, how="diagonal_relaxed")
+
+
+def below_the_base_when_stopped() -> tuple[float, ...]:
+    rows = judge("H40b", h40b_rows(), MICRO).comparisons.filter(test="stopped after 48 tokens")
+    return rows.select("estimate", "low", "high").row(0)
+
+
+@cache
+def limited(tokens: str) -> pl.DataFrame:
+    "The item means of the run and of its base, free and made to think, under a limit; none without a name."
+    place = load_profile(f"micro-stop-{tokens}" if tokens else "micro")
+    return measured(place, ["R25", "Micro-M+think"], ["arithmetic"])
+
+
+def under(tokens: str, step: int, series: str = "R25") -> float:
+    return 100 * limited(tokens).filter(series=series, step=step)["score"].mean()
+
+
+@cache
+def by_the_stop(step: int) -> tuple[float, ...]:
+    "How much better the run is where its thinking is stopped after 48 tokens."
+    both = pl.concat([limited(tokens).filter(series="R25").with_columns(series=pl.lit(name))
+                      for tokens, name in (("48", "stopped"), ("", "free"))])
+    pair = Pair(benchmark="arithmetic", name="stopped", above=("stopped", step), below=("free", step))
+    return contrasts(both, [pair]).select("estimate", "low", "high").row(0)
+
+
+def cut(step: int) -> tuple[float, ...]:
+    "The share of responses that the stop cuts, and how many of them are right uncut and cut, in percent."
+    columns = ("seed", "step", "item_id", "trial", "tokens", "score")
+    free, stopped = (responses(place, ["R25"], ["arithmetic"]).select(columns) for place in (MICRO, STOP_48))
+    both = free.join(stopped, on=columns[:4], suffix="_stopped").filter(step=step)
+    there = both.filter(pl.col("tokens") != pl.col("tokens_stopped"))
+    return (100 * len(there) / len(both), 100 * there["score"].mean(), 100 * there["score_stopped"].mean())
+
+
 NUMINA, NOCOT, COUNTDOWN = "R16 R19 R22", "R15 R18 R21 R31 R33", "R17 R20 R23 R30 R32"
 BOTH_SMALLER = ["R04 over R15", "R05 over R18", "R04 over R16", "R05 over R19"]
 BOTH_LARGER = ["R06 over R21", "R24 over R31", "R25 over R33", "R06 over R22"]
@@ -557,6 +602,26 @@ HELD: list[tuple[str, Callable[[], bool]]] = [
      lambda: near((at("R06", "right if it thinks", 0), 96), (at("R06", "right if it thinks", 40), 4))),
     ("after eight epochs it is still far below what the base could do",
      lambda: at("R25", "right if it thinks", 320) < 60),
+    ("This is why the second hypothesis is not reproduced",
+     lambda: list(judge("H40b", h40b_rows(), MICRO).tests.values()) == ["shown", "shown", "absent"]),
+    ("Stopped after 48 tokens, the run stands at 28% in the dip instead of 19%",
+     lambda: near((under("48", 80), 28), (under("", 80), 19))),
+    ("That is 9 points more, with an interval from 4 to 14, and 6 points below the base, with an interval from $-5$ to "
+     "16", lambda: near(*zip(by_the_stop(80), (9, 4, 14), strict=True))
+     and near(*zip(below_the_base_when_stopped(), (6, -5, 16), strict=True))),
+    ("the base that is made to think keeps 98.5% of the items, after 99.5%",
+     lambda: abs(under("48", 0, "Micro-M+think") - 98.5) < 0.01 and abs(under("", 0, "Micro-M+think") - 99.5) < 0.01),
+    ("It lifts the finished run as well, by 10.5 points (4 to 17), to 63%",
+     lambda: abs(by_the_stop(320)[0] - 10.5) < 0.05 and near(*zip(by_the_stop(320)[1:], (4, 17), strict=True))
+     and near((under("48", 320), 63))),
+    ("In the dip it cuts every second response; 15% of these had been right, and 33% are right once they are cut",
+     lambda: near(*zip(cut(80), (51, 15, 33), strict=True))),
+    ("Even then 35% of all thoughts in the dip are right, where nearly all of the base's own are",
+     lambda: near((100 * by_length(responses(STOP_48, ["R25"], ["arithmetic"]), 20)["right if it thinks"]
+                   .filter(step=80)["score"].mean(), 35.5))),
+    ("The limit of 32 tokens tells nothing, because it leaves 39.5% to the base that is made to think",
+     lambda: abs(under("32", 0, "Micro-M+think") - 39.5) < 0.01),
+    ("was worth 10.5 points to the finished model", lambda: abs(by_the_stop(320)[0] - 10.5) < 0.05),
     ("**What comes back is not what was lost", lambda: h40("H40c")["outcome"].to_list() == ["absent", "absent"]),
     ("Of the answers that R25 loses in the dip, 51% are right at the end; of those that were never right, 46%",
      lambda: near((returning()[LOST], 51), (returning()[NEVER], 46))),
