@@ -252,7 +252,7 @@ def standing(errors: pl.DataFrame, p: float) -> str:
         return "no law: no better than the mean on what was held out"
     if p >= 0.05:
         return "a law"
-    close = " and the nearest run predicts as well" * (not (better_than(errors, "nearest")["low"] > 0).all())
+    close = ", and the nearest run predicts as well" * (not (better_than(errors, "nearest")["low"] > 0).all())
     return f"a rule of thumb: nearer than the mean on what was held out, but it misses by more than noise{close}"
 
 def typical(sweep: Sweep) -> dict[str, float]:
