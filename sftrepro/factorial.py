@@ -95,23 +95,23 @@ def effects(results: pl.DataFrame, pairs: pl.DataFrame,
 # %% ../nbs/17b_factorial.ipynb #03e816a9
 def effect_picture(found: pl.DataFrame) -> Picture:  # from `effects`
     "The effects as points with intervals."
-    name = pl.format("{} x {}, same {}", "changes", pl.col("times").cast(pl.Int64), "stay")
+    name = pl.format("{} x {} ({})", "changes", pl.col("times").cast(pl.Int64), pl.col("stay").str.replace(" and ", ", "))
     return points(found.with_columns(benchmark="group", series=name), x="points")
 
 def show_effects(results: pl.DataFrame, profile: Profile) -> None:
     "What each change costs or gains, with the named others fixed."
     found = effects(results, matched_pairs(design(profile, runs_in(results))), reasoning_groups(results))
-    show(effect_picture(found), "Effect at the last step of changing one number while two stay, in percentage points: "
-         "mean over the pairs of runs that differ so, and over the reasoning benchmarks of a group; simultaneous 95% "
-         "intervals.", provenance(results), found, "effects")
+    show(effect_picture(found), "Effect at the last step of changing one number while two (in brackets) stay, in "
+         "percentage points: mean over the pairs of runs that differ so, and over the reasoning benchmarks of a group; "
+         "simultaneous 95% intervals.", provenance(results), found, "effects")
 
 def show_design(results: pl.DataFrame, profile: Profile) -> None:
     "The runs of a factorial, and which of their pairs answer which question."
     runs = design(profile, runs_in(results))
     asked = matched_pairs(runs).group_by("changes", "times", "stay", "follow", maintain_order=True).agg(
         pairs=pl.format("{} over {}", "above", "below").str.join(", "))
-    rate = pl.col("learning_rate").map_elements("{:.1e}".format, return_dtype=pl.String)
+    rate = pl.col("learning_rate").map_elements("{:.1e}".format, return_dtype=pl.String).alias("peak learning rate")
     for name, content, caption in (
-            ("design", runs.with_columns(rate), "Reads are rows times passes, in proportion to the tokens."),
+            ("design", runs.select("run", "base", "rows", "passes", "reads", "batch", "steps", rate), "Reads are rows times passes, in proportion to the tokens."),
             ("questions", asked, "What changes, by how much, what stays, what has to follow, and which pairs tell.")):
         show(table(content), caption, provenance(results), content, name)

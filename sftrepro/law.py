@@ -250,7 +250,10 @@ def standing(errors: pl.DataFrame, p: float) -> str:
     "What a fit is worth, in words."
     if not predicts(errors):
         return "no law: no better than the mean on what was held out"
-    return "a law" if p >= 0.05 else "a rule of thumb: it predicts, but misses by more than noise"
+    if p >= 0.05:
+        return "a law"
+    close = ", and the nearest run predicts as well" * (not (better_than(errors, "nearest")["low"] > 0).all())
+    return f"a rule of thumb: nearer than the mean on what was held out, but it misses by more than noise{close}"
 
 def typical(sweep: Sweep) -> dict[str, float]:
     "A run on all queries to the last step, from a base of middle size."
@@ -260,8 +263,9 @@ def typical(sweep: Sweep) -> dict[str, float]:
 
 # %% ../nbs/17a_law.ipynb #7ee0435d
 def with_refits(value: float, values: Sequence[float], digits: int = 2) -> str:
-    "A number of the law with the interval of its refits; infinite where the law sees no end."
-    ends = [f"{number:,.{digits}f}" if math.isfinite(number) else "beyond all" for number in (value, *interval(values))]
+    "A number of the law with the interval of its refits; without digits, 0 is no number and infinity has no end."
+    words = {math.inf: "beyond all"} | ({} if digits else {0: "none"})
+    ends = [words.get(number, f"{number:,.{digits}f}") for number in (value, *interval(values))]
     return f"{ends[0]} [{ends[1]}, {ends[2]}]".replace("-", "\N{MINUS SIGN}")
 
 def numbers_of(law: Law, sweep: Sweep) -> dict[str, str]:
@@ -301,7 +305,7 @@ def law_lines(law: Law, sweep: Sweep) -> pl.DataFrame:  # base, key, step, gain,
     smooth = smooth.with_columns(gain=predicted(law, smooth), kind=pl.lit("law"))
     rows = pl.concat([measured, smooth], how="diagonal_relaxed").with_columns(key=pl.format("{} queries", "queries"))
     columns = ["base", "key", "kind", pl.col("steps").alias("step"), pl.col("gain").round(2)]
-    return rows.select(columns).sort("base", maintain_order=True)
+    return rows.sort("parameters", maintain_order=True).select(columns)
 
 # %% ../nbs/17a_law.ipynb #ef7958aa
 def law_picture(law: Law, sweep: Sweep) -> Picture:
@@ -310,9 +314,10 @@ def law_picture(law: Law, sweep: Sweep) -> Picture:
     legend = keys([f"{queries} queries" for queries in names])
     colour = alt.Color("key:N", scale=styles(legend)["colour"], legend=None)
     shown = sorted(set(sweep.cells["steps"]))
+    ends = alt.Scale(domain=[min(0, rows["gain"].min()), rows["gain"].max()])
     x = alt.X("step:Q", title="optimizer step", scale=alt.Scale(type="log", nice=False, padding=8),
               axis=alt.Axis(values=shown, grid=False, format=",d"))
-    y = alt.Y("gain:Q", title=None, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
+    y = alt.Y("gain:Q", title=None, scale=ends, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
     line = alt.Chart(ROWS).transform_filter("datum.kind == 'law'").mark_line(strokeWidth=1.6)
     point = alt.Chart(ROWS).transform_filter("datum.kind == 'measured'").mark_point(filled=True, size=40, opacity=1)
     chart = specification(*(layer.encode(x=x, y=y, color=colour) for layer in (line, point)))
@@ -365,6 +370,6 @@ def shortened(results: pl.DataFrame, long: str,
 def show_shortened(results: pl.DataFrame, profile: Profile, long: str, short: Sequence[str]) -> None:
     "How far ahead shorter runs are when they end, benchmark by benchmark."
     made = [run for run in short if run in set(results["series"])]
-    found = shortened(results, long, made).rename({"estimate": "value"})
-    show(table(wide(found, "name"), titles(profile)), f"The end of each shorter run minus {long} at the same step, in "
+    found = shortened(results, long, made).rename({"estimate": "value", "name": "run"})
+    show(table(wide(found, "run"), titles(profile)), f"The end of each shorter run minus {long} at the same step, in "
          "percentage points, with simultaneous 95% intervals.", provenance(results), found, "shortened")

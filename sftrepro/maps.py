@@ -56,7 +56,7 @@ def conditions_map(changes: pl.DataFrame,  # from the base in points: benchmark,
     frame = squares(together(changes, None, 1))
     order = frame["series"].unique(maintain_order=True).to_list()
     x = alt.X("step:O", title="optimizer step", axis=alt.Axis(labelAngle=0, domain=False, ticks=False))
-    y = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
+    y = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=225))
     colour = alt.Color("side:N", legend=None, scale=alt.Scale(
         domain=[BELOW.label, ABOVE.label], range=[BELOW.colour, ABOVE.colour]))
     strength = alt.Opacity("strength:Q", legend=None, scale=alt.Scale(

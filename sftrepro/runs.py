@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CONTROLS', 'THINKING', 'PAPER_GRID', 'PaperRun', 'paper_runs', 'OwnRun', 'own_runs', 'run_named', 'Optimizer',
            'RunSettings', 'RunSpec', 'ContinuedSpec', 'RLSpec', 'spec_of', 'scaled_data', 'batching', 'base_of',
-           'own_settings', 'scaled', 'run_specs', 'checkpoint_steps']
+           'own_settings', 'scaled', 'check_batch', 'run_specs', 'checkpoint_steps']
 
 # %% ../nbs/01c_runs.ipynb #d8873903
 import csv
@@ -201,6 +201,14 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises Req
         schedule=run.schedule, epochs=run.epochs, max_length=min(run.max_length, profile.max_length),
         precision=profile.precision, compute_precision=profile.compute_precision, compiled=profile.compiled,
         seed=seed, **batching(run, profile)))
+
+# %% ../nbs/01c_runs.ipynb #529113ec
+def check_batch(spec: RunSpec) -> None:  # raises RequestError
+    "Refuse a run whose rows do not fill one batch."
+    if not spec.steps:
+        raise RequestError(f"run {spec.paper_run} has {spec.rows} rows at profile {spec.profile}, which do not fill one "
+                           f"batch of {spec.batch_size}, so it would take no step. Choose a profile with a smaller "
+                           "row_divisor, or take the run out of its `runs` in settings.ini")
 
 # %% ../nbs/01c_runs.ipynb #9cec2d03
 def run_specs(profile: Profile,

@@ -7,7 +7,7 @@ __all__ = ['ENTRIES', 'BY_QUERIES', 'SELECTING_SETTINGS', 'PUBLISHING', 'Goal', 
            'settings_used', 'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs',
            'Inputs', 'Flow', 'load_flow', 'changes', 'in_words', 'manifest_reasons', 'published_file',
            'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons', 'with_needs', 'plan', 'check_bases',
-           'require_results', 'jobs_named', 'missing_results']
+           'require_results', 'runs_beyond', 'jobs_named', 'missing_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
 import ast
@@ -33,7 +33,7 @@ from sftrepro.profiles import (
     resembling,
     settings,
 )
-from .runs import THINKING, RunSpec, own_runs, paper_runs, run_specs
+from .runs import THINKING, RunSpec, check_batch, own_runs, paper_runs, run_specs
 from .store import file_digest
 
 # %% ../nbs/16b_workflow.ipynb #fa315660
@@ -129,6 +129,7 @@ def run_jobs(profile: Profile) -> list[Job]:  # a data set that runs share comes
     "Data, training and evaluation of each run, and the tokens of those that the profile traces."
     jobs, bases = [], {base.name: base_job(profile, base).name for base in profile.bases}
     for spec in (specs := run_specs(profile)):
+        check_batch(spec)
         train = Job(kind="train", key=spec.run_id, spec=spec.model_dump(mode="json"),
                     needs=(bases[spec.base], data_job(profile, spec).name, *start_needed(spec, specs)),
                     output=store.run_folder(profile.name, spec.run_id))
@@ -377,11 +378,18 @@ def require_results(flow: Flow, stems: list[str]) -> None:
             item_results.read_tokens(flow.profile, tokens, f"chapter {stem}")
 
 # %% ../nbs/16b_workflow.ipynb #6f6bf5d0
+def runs_beyond(name: str, profile: Profile) -> set[str]:  # of part III
+    "The runs that a chapter names in its parameters, where the profile makes runs of part III."
+    if not profile.beyond or not any(name in stem for stem in chapter_files()):
+        return set()
+    lists = [value for value in read_chapter(chapter_files()[find_chapter(name)]).parameters.values()
+             if isinstance(value, list)]
+    return {run for value in lists for run in value if run in own_runs()}
+
 def jobs_named(name: str,  # `R25`, `R25-null`, `26`, or a part of a chapter's name
                jobs: dict[str, Job], profile: Profile) -> list[str]:  # raises RequestError
     "The jobs that a run or a chapter stands for; for a chapter of part III, its runs where the profile makes them."
-    own = {id for id, run in own_runs().items() if profile.beyond and run.feeds == f"ch. {name}"}
-    if specs := [spec for spec in run_specs(profile) if spec.paper_run in {name, *own}]:
+    if specs := [spec for spec in run_specs(profile) if spec.paper_run in {name, *runs_beyond(name, profile)}]:
         keys = {key for spec in specs for key in (spec.base, spec.run_id)}
         return [job.name for job in jobs.values() if job.kind in PUBLISHING and job.key in keys]
     runs, stems = made_runs(profile), list(chapter_files())

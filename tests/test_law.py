@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from sftrepro import rebuild
+from sftrepro.chapters import find_chapter, read_chapter
 from sftrepro.claims import judge, ledger
+from sftrepro.contents import chapter_files
 from sftrepro.costs import hardware
 from sftrepro.factorial import design, effects, matched_pairs
 from sftrepro.law import (
@@ -31,10 +33,10 @@ from sftrepro.law import (
     varying,
     worth_doubling,
 )
-from sftrepro.profiles import RequestError, load_profile
-from sftrepro.runs import own_runs, paper_runs, scaled
+from sftrepro.profiles import RequestError, changed, load_profile
+from sftrepro.runs import own_runs, paper_runs, run_specs, scaled
 from sftrepro.stats import simulated
-from sftrepro.workflow import jobs_named, load_flow, with_needs
+from sftrepro.workflow import jobs_named, load_flow, run_jobs, with_needs
 
 MICRO, BEYOND = load_profile("micro"), load_profile("micro-beyond")
 SIZES, QUERIES, STEPS = (3e5, 1e6, 1.5e6, 2e6), (32, 160, 640, 1280), (40, 80, 160, 320)
@@ -274,6 +276,24 @@ def sweep_jobs():
     "The jobs of the runs of chapter 41."
     jobs = load_flow(BEYOND).jobs
     return [jobs[name] for name in with_needs(jobs_named("41", jobs, BEYOND), jobs)]
+
+
+@pytest.mark.parametrize("chapter", ["41", "44", "scaling_law"])
+def test_a_chapter_of_part_iii_stands_for_every_run_of_part_iii_that_it_names(chapter):
+    jobs, stem = load_flow(BEYOND).jobs, find_chapter(chapter)
+    lists = [value for value in read_chapter(chapter_files()[stem]).parameters.values() if isinstance(value, list)]
+    named = {run for value in lists for run in value if run in own_runs()}
+    keys = {jobs[name].key for name in jobs_named(chapter, jobs, BEYOND)}
+    made = {spec.paper_run for spec in run_specs(BEYOND) if spec.run_id in keys}
+    assert made == named and ({"B4101", "B4106"} <= made)
+
+
+def test_a_run_without_a_full_batch_is_refused_before_anything_is_planned():
+    smoke = load_profile("smoke")
+    says = "run B4101 has 8 rows at profile smoke, which do not fill one batch of 16, so it would take no step"
+    with pytest.raises(RequestError, match=says):
+        run_jobs(changed(smoke, runs=("R25", "B4101")))
+    assert run_jobs(changed(smoke, runs=("R25", "B4106")))
 
 
 def test_a_sweep_that_is_too_large_says_what_it_costs_and_starts_nothing(tmp_path, monkeypatch):
