@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FINISHED', 'IN_FORMAT', 'PROPERTIES', 'published_name', 'counterparts', 'benchmark_names',
-           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'beyond', 'responses',
-           'conditional_share', 'parts']
+           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'beyond', 'available',
+           'responses', 'conditional_share', 'parts']
 
 # %% ../nbs/11a_measurements.ipynb #14022998
 from collections.abc import Callable, Sequence
@@ -130,6 +130,19 @@ def beyond(profile: Profile,
     places = [(profile, paper), (beyond_profile(profile), own)]
     names = benchmarks or list(profile.benchmarks)
     return pl.concat([measured(place, chosen, names) for place, chosen in places if chosen])
+
+# %% ../nbs/11a_measurements.ipynb #7c2b9d46
+def available(profile: Profile,
+              runs: Sequence[str],  # as for `beyond`
+              ) -> list[str]:       # all of them where none has results, so that the reader is told what to make
+    "Those of some runs that have results with every seed."
+    own, there = beyond_profile(profile), []
+    for run in runs:
+        place = own if run in own_runs() else profile
+        specs = [spec for spec in run_specs(place, (run,)) if spec.paper_run == run]
+        if specs and all(item_results.results_file(place, spec.run_id).exists() for spec in specs):
+            there.append(run)
+    return there or list(runs)
 
 # %% ../nbs/11a_measurements.ipynb #86aaa759
 def responses(profile: Profile,
