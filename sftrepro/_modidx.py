@@ -1059,6 +1059,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.report.dips': ('report.html#dips', 'sftrepro/report.py'),
                                  'sftrepro.report.end_points': ('report.html#end_points', 'sftrepro/report.py'),
                                  'sftrepro.report.first_of': ('report.html#first_of', 'sftrepro/report.py'),
+                                 'sftrepro.report.in_label': ('report.html#in_label', 'sftrepro/report.py'),
                                  'sftrepro.report.in_words': ('report.html#in_words', 'sftrepro/report.py'),
                                  'sftrepro.report.labels': ('report.html#labels', 'sftrepro/report.py'),
                                  'sftrepro.report.method': ('report.html#method', 'sftrepro/report.py'),
