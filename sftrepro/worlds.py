@@ -284,7 +284,7 @@ def show_ceilings(results: pl.DataFrame, profile: Profile, run: str) -> None:
              "dashed line both are equal. The bars are 95% intervals of the last score.", provenance(results), single,
              "ceilings")
         show(table(wide(pool, columns="way").rename({"series": "world"})),
-             "The three benchmarks out of domain together: score (%) with 95% intervals.", provenance(results), pool,
+             "The benchmarks out of domain together: score (%) with 95% intervals.", provenance(results), pool,
              "ceilings-pooled")
 
 # %% ../nbs/14k_worlds.ipynb #962f23b2
