@@ -245,7 +245,8 @@ def practice(verdict: Verdict,
         seen = f"{row['benchmark'].capitalize()}, {row['comparison']}: {effect(row)} {unit}, {row['seeds']} seeds."
     told = " ".join(map(html.escape, (seen, condition)))
     return (f'<p class="sft-practice"><strong>{html.escape(advice)}</strong> {told} '
-            f"{verdict.id}: {verdict_word(verdict.word)}, chapter {chapter_link(verdict.claim.chapter)}.</p>")
+            f"{verdict.id}, {html.escape(test)}: {OUTCOMES.get(verdict.tests.get(test), 'not measured')}, "
+            f"chapter {chapter_link(verdict.claim.chapter)}.</p>")
 
 # %% ../nbs/14a_cards.ipynb #b0c4e152
 def reading_paths(paths: dict[str, Sequence[str]],  # chapters by the name of the path
