@@ -96,7 +96,7 @@ def effects(results: pl.DataFrame, pairs: pl.DataFrame,
 def effect_picture(found: pl.DataFrame) -> Picture:  # from `effects`
     "The effects as points with intervals."
     stay = pl.col("stay").str.replace(" and ", ", ")
-    name = pl.format("{} x {} ({})", "changes", pl.col("times").cast(pl.Int64), stay)
+    name = pl.format("{} x{} ({})", "changes", pl.col("times").cast(pl.Int64), stay)
     return points(found.with_columns(benchmark="group", series=name), x="points")
 
 def show_effects(results: pl.DataFrame, profile: Profile) -> None:
