@@ -95,7 +95,8 @@ def effects(results: pl.DataFrame, pairs: pl.DataFrame,
 # %% ../nbs/17b_factorial.ipynb #03e816a9
 def effect_picture(found: pl.DataFrame) -> Picture:  # from `effects`
     "The effects as points with intervals."
-    name = pl.format("{} x {} ({})", "changes", pl.col("times").cast(pl.Int64), pl.col("stay").str.replace(" and ", ", "))
+    stay = pl.col("stay").str.replace(" and ", ", ")
+    name = pl.format("{} x{} ({})", "changes", pl.col("times").cast(pl.Int64), stay)
     return points(found.with_columns(benchmark="group", series=name), x="points")
 
 def show_effects(results: pl.DataFrame, profile: Profile) -> None:
@@ -112,6 +113,7 @@ def show_design(results: pl.DataFrame, profile: Profile) -> None:
         pairs=pl.format("{} over {}", "above", "below").str.join(", "))
     rate = pl.col("learning_rate").map_elements("{:.1e}".format, return_dtype=pl.String).alias("peak learning rate")
     for name, content, caption in (
-            ("design", runs.select("run", "base", "rows", "passes", "reads", "batch", "steps", rate), "Reads are rows times passes, in proportion to the tokens."),
+            ("design", runs.select("run", "base", "rows", "passes", "reads", "batch", "steps", rate),
+             "Reads are rows times passes, in proportion to the tokens."),
             ("questions", asked, "What changes, by how much, what stays, what has to follow, and which pairs tell.")):
         show(table(content), caption, provenance(results), content, name)

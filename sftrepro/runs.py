@@ -206,8 +206,8 @@ def scaled(run: PaperRun, profile: Profile, seed: int) -> RunSpec:  # raises Req
 def check_batch(spec: RunSpec) -> None:  # raises RequestError
     "Refuse a run whose rows do not fill one batch."
     if not spec.steps:
-        raise RequestError(f"run {spec.paper_run} has {spec.rows} rows at profile {spec.profile}, which do not fill one "
-                           f"batch of {spec.batch_size}, so it would take no step. Choose a profile with a smaller "
+        raise RequestError(f"run {spec.paper_run} has {spec.rows} rows at profile {spec.profile}, which do not fill one"
+                           f" batch of {spec.batch_size}, so it would take no step. Choose a profile with a smaller "
                            "row_divisor, or take the run out of its `runs` in settings.ini")
 
 # %% ../nbs/01c_runs.ipynb #9cec2d03
