@@ -70,7 +70,8 @@ def labels(profile: Profile, runs: Sequence[str]) -> dict[str, str]:
     words = {run: [DIFFERS[field].format(getattr(spec, field)).replace("e-0", "e-") for field in differing]
              for run, spec in specs.items()}
     words = {run: [in_words(word) if word == specs[run].data else word for word in said] for run, said in words.items()}
-    said = {run: [method(run)] * (mixed and ("data" not in differing or method(run) != "SFT")) + words[run] for run in specs}
+    named = {run for run in specs if mixed and ("data" not in differing or method(run) != "SFT")}
+    said = {run: [method(run)] * (run in named) + words[run] for run in specs}
     return {run: f"{run}: {', '.join(said[run])}" if said[run] else run for run in specs}
 
 # %% ../nbs/14b_report.ipynb #c16840b5
