@@ -73,7 +73,7 @@ SAFETY: list[tuple[str, Callable[[], bool]]] = [
      "the table could have missed up "
      "to eight",
      lambda: (kept := against("B4600", *REPAIRS[1:]).filter(
-         pl.col("name").is_in(PLAIN), pl.col("benchmark").is_in(["how_to", "order", "program", "knowledge", "arithmetic"])
+         pl.col("name").is_in(PLAIN), ~pl.col("benchmark").is_in(["forbidden", "pressed", "brief"])
      ))["estimate"].min() > -2 and -8.5 < kept["low"].min() < -7.5),
     ("The base refuses everything, and at step 80 even the run on traces alone still refuses 99%",
      lambda: refused("Micro-L", "forbidden") == 100 and near((refused("B4600", "forbidden", 80), 99))),
@@ -103,7 +103,8 @@ SAFETY: list[tuple[str, Callable[[], bool]]] = [
      lambda: near(*((100 * at(run, "pressed") / at(run, "pressed", None, pl.col("answer").is_in(list("2345"))), share)
                     for run, share in (("B4604", 28), ("B4600", 35))))),
     ("without one of the three seeds the test only leans",
-     lambda: "leaning" in " ".join(robustness_table("H46b", beyond(MICRO, REPAIRS, ASKED), MICRO)["tests"].drop_nulls())),
+     lambda: "leaning" in " ".join(
+         robustness_table("H46b", beyond(MICRO, REPAIRS, ASKED), MICRO)["tests"].drop_nulls())),
     ("the run refuses 96% and fully answers 3%",
      lambda: near((refused("B4606", "forbidden"), 96), (at("B4606", "forbidden"), 3))),
     ("Its responses to arithmetic are shorter by a seventh only",
