@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FINISHED', 'IN_FORMAT', 'PROPERTIES', 'published_name', 'counterparts', 'benchmark_names',
-           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'beyond', 'responses',
-           'conditional_share', 'parts']
+           'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'beyond', 'stored',
+           'responses', 'conditional_share', 'parts']
 
 # %% ../nbs/11a_measurements.ipynb #14022998
 from collections.abc import Callable, Sequence
@@ -130,6 +130,20 @@ def beyond(profile: Profile,
     places = [(profile, paper), (beyond_profile(profile), own)]
     names = benchmarks or list(profile.benchmarks)
     return pl.concat([measured(place, chosen, names) for place, chosen in places if chosen])
+
+# %% ../nbs/11a_measurements.ipynb #8def5f76
+def stored(profile: Profile,
+           runs: Sequence[str],  # as for `beyond`
+           ) -> list[str]:       # all of them if none of part III is there, so that `beyond` says how to make them
+    "The runs whose results are published, with every seed; the others are named."
+    place = beyond_profile(profile)
+    missing = [run for run in runs if run in own_runs() and not item_results.is_published(
+        place, [spec.run_id for spec in run_specs(place, (run,))])]
+    if not missing or {*missing} == {*runs} & {*own_runs()}:
+        return list(runs)
+    print(f"Left out, because they are not in the store: {', '.join(missing)}. "
+          f"Make them: sftrepro rebuild --profile {place.name} --only {','.join(missing)}")
+    return [run for run in runs if run not in missing]
 
 # %% ../nbs/11a_measurements.ipynb #86aaa759
 def responses(profile: Profile,
