@@ -45,7 +45,8 @@ def main() -> None:
     runs = [*read_chapter(chapter_files()[stem]).parameters["runs"], *(run for run in sys.argv[1:] if run != "--alone")]
     kept = read_table(TRAINING) if TRAINING.exists() else pl.DataFrame()
     rounded = {"operations": pl.col("operations").round_sig_figs(5), "seconds": pl.col("seconds").round(1)}
-    write_bytes(TRAINING, pl.concat(lines(runs, kept, "--alone" in sys.argv)).with_columns(**rounded).write_csv().encode())
+    table = pl.concat(lines(runs, kept, "--alone" in sys.argv)).with_columns(**rounded)
+    write_bytes(TRAINING, table.write_csv().encode())
 
 
 if __name__ == "__main__":
