@@ -1339,6 +1339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.spending.in_the_time_of': ('spending.html#in_the_time_of', 'sftrepro/spending.py'),
                                    'sftrepro.spending.operations': ('spending.html#operations', 'sftrepro/spending.py'),
                                    'sftrepro.spending.origin': ('spending.html#origin', 'sftrepro/spending.py'),
+                                   'sftrepro.spending.over_operations': ('spending.html#over_operations', 'sftrepro/spending.py'),
                                    'sftrepro.spending.predicted': ('spending.html#predicted', 'sftrepro/spending.py'),
                                    'sftrepro.spending.show_recipes': ('spending.html#show_recipes', 'sftrepro/spending.py'),
                                    'sftrepro.spending.show_same_time': ('spending.html#show_same_time', 'sftrepro/spending.py'),

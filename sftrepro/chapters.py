@@ -66,7 +66,7 @@ def chapter_at(path: Path, changed: int) -> Chapter:
     return Chapter(path, digest(cells)[:12], tree, parameters[0] if parameters else {})
 
 # %% ../nbs/16a_chapters.ipynb #484edfa9
-def find_chapter(name: str,  # `22`, `dip` or `22_dip_and_recovery`
+def find_chapter(name: str,  # `22`, `recovery` or `22_dip_and_recovery`
                  ) -> str:   # file name without suffix; raises RequestError unless exactly one chapter fits
     "The chapter that a name means."
     stems = list(chapter_files())

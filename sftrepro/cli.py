@@ -202,7 +202,7 @@ def rebuild(profile: ProfileOption = "micro", only: OnlyOption = None, hardware:
             print(f"Open {page_in_book(name.removeprefix('chapter/'), chosen)}")
 
 # %% ../nbs/19_cli.ipynb #2d35528d
-@app.command(epilog=examples("sftrepro run 22", "sftrepro run dip --profile smoke --make",
+@app.command(epilog=examples("sftrepro run 22", "sftrepro run recovery --profile smoke --make",
                              "sftrepro run 22 -p runs R25",
                              "sftrepro run 22 -p runs R25,R33 -p benchmarks order,program"))
 def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a part of it.")],

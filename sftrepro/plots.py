@@ -163,11 +163,10 @@ def provenance(results: pl.DataFrame,  # the item results that were drawn
                ) -> str:
     "The provenance line of a figure, without its download."
     items = results.group_by("benchmark").agg(pl.col("item_id").n_unique(), pl.col("trials").max())
-    tuned = results.filter(pl.col("step") > 0)
-    trained = tuned.group_by("run_name").agg(pl.col("seed").unique())
-    ids = tuned["series"].cast(pl.String).unique() if "series" in tuned.columns else pl.Series(dtype=pl.String)
-    runs = max(len(trained), ids.str.contains(r"^[RB]\d+(-\w+)?$").sum())  # runs of one name may differ in rows
-    made = (f"{span([runs], 'run')} x {seeds_of(trained['seed'])}" if len(trained)
+    run, id = pl.col("run_name"), pl.col("series" if "series" in results.columns else "run_name").cast(pl.String)
+    run = pl.when(id.str.contains(r"^[RB]\d+(-\w+)?$")).then(id).otherwise(run)  # runs of one name may differ in rows
+    trained = results.filter(pl.col("step") > 0).group_by(run).agg(pl.col("seed").unique())
+    made = (f"{span([len(trained)], 'run')} x {seeds_of(trained['seed'])}" if len(trained)
             else span([results["base"].n_unique()], "base model"))
     drawn = f"{span(items['item_id'].to_list(), 'item')} x {span(items['trials'].to_list(), 'trial')}"
     return " \N{MIDDLE DOT} ".join([", ".join(results["profile"].unique().sort()), made, drawn, as_of()])

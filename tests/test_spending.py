@@ -82,3 +82,18 @@ def test_what_was_not_logged_is_predicted_and_said(tmp_path: Path, monkeypatch) 
     assert dict(cost.select("run", "source").unique().iter_rows()) == {"R25": "logged", "B4301": "predicted"}
     assert spending.origin(cost) == " (predicted, not logged: B4301)"
     assert spending.origin(cost.filter(run="R25")) == ""
+
+
+def test_seconds_are_kept_only_of_trainings_that_had_their_machine_to_themselves(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
+    write_table(run_folder("micro", R25.run_id) / "train.parquet", pl.concat([STEP["R25"]] * R25.steps))
+    shared, alone = (pl.concat(tool().lines(["R25"], pl.DataFrame(), alone=kept)) for kept in (False, True))
+    assert shared["seconds"].null_count() == len(shared) and alone["seconds"][-1] == 160
+    other = shared.filter(pl.col("step").is_in([20, 40, 80, 160])).with_columns(
+        run=pl.lit("B4413"), profile=pl.lit("micro-beyond"))
+    (place := tmp_path / "training.csv").write_text(pl.concat([alone, other]).write_csv())
+    monkeypatch.setattr(spending, "TRAINING", place)
+    cost = spending.spent(MICRO, ["R25", "B4413"])
+    assert spending.clock(cost) == "seconds of one process on two cores, measured for R25, else as planned"
+    planned = spending.predicted(run_specs(BEYOND, ("B4413",))[0])[-1]["seconds"]
+    assert cost.filter(run="B4413", step=160)["seconds"][0] == pytest.approx(planned)
