@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=64 heads=2 kv_heads=1 mlp=128"
 TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', ("parameters",)),
-       ("from sftrepro.profiles import load_profile, run_specs\n"
+       ("from sftrepro.profiles import load_profile\nfrom sftrepro.runs import run_specs\n"
         "from sftrepro.item_results import read_results", ()),
        ("chosen = load_profile(profile)\n"
         "ids = [spec.run_id for spec in run_specs(chosen, tuple(runs))]\n"

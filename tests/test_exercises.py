@@ -49,7 +49,7 @@ def test_an_exercise_is_open_until_it_is_answered_and_its_answer_is_right(
 
 
 def test_there_are_exercises_with_checks_in_the_first_part_and_in_the_lab() -> None:
-    assert {"00_quickstart", "01_profiles", "04a_answers", "06_generate", "09_sft", "10_evaluate", "92_own_data",
+    assert {"00_quickstart", "01c_runs", "04a_answers", "06_generate", "09_sft", "10_evaluate", "92_own_data",
             "93_own_model"} <= {stem for stem, _, _ in EXERCISES}
 
 
