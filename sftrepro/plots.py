@@ -163,8 +163,9 @@ def provenance(results: pl.DataFrame,  # the item results that were drawn
                ) -> str:
     "The provenance line of a figure, without its download."
     items = results.group_by("benchmark").agg(pl.col("item_id").n_unique(), pl.col("trials").max())
-    run, name = pl.col("run_name"), "series" if "series" in results.columns else "run_name"
-    run = pl.when(run.str.contains("_from-")).then(pl.col(name)).otherwise(run)  # a name with a start holds its seed
+    name = pl.col("run_name").cast(pl.String)  # that of a run with a start differs from seed to seed
+    series = pl.col("series").cast(pl.String) if "series" in results.columns else name
+    run = pl.when(name.str.contains("_from-")).then(series).otherwise(name)
     trained = results.filter(pl.col("step") > 0).group_by(run).agg(pl.col("seed").unique())
     made = (f"{span([len(trained)], 'run')} x {seeds_of(trained['seed'])}" if len(trained)
             else span([results["base"].n_unique()], "base model"))
