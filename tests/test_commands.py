@@ -13,6 +13,7 @@ import typer
 
 from sftrepro import cli
 from sftrepro.profiles import ROOT, RequestError, load_profile
+from sftrepro.runs import own_runs
 
 FENCE = re.compile(r"(?ms)^```(\w*)[^\n]*\n(.*?)^```")
 OURS = ("sftrepro", "make", "nbdev-export")
@@ -106,10 +107,22 @@ def check(line: str) -> None:
 
 
 COMMANDS = printed_commands()
+COPIED = re.compile(r"[Cc]opy the row of (B\d{4}) in `data/beyond/runs\.csv` as (B\d{4})")
+COPIES = {place: found for place, text in prose() if (found := COPIED.findall(text))}
+
+
+@pytest.fixture
+def with_copies(place: str) -> Iterator[None]:
+    "The runs of part III, with those that the place tells a reader to add."
+    added = {new: own_runs()[old].model_copy(update={"id": new}) for old, new in COPIES.get(place, [])}
+    own_runs().update(added)
+    yield
+    for id in added:
+        del own_runs()[id]
 
 
 @pytest.mark.parametrize(("place", "line"), COMMANDS, ids=[f"{place}: {line}" for place, line in COMMANDS])
-def test_a_printed_command_is_understood(place: str, line: str) -> None:
+def test_a_printed_command_is_understood(place: str, line: str, with_copies: None) -> None:
     check(line)
 
 
