@@ -58,7 +58,8 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
     (("run", "20", "-p", "profile", "macro"), NO_MACRO),
     (("run", "20", "-p", "runs", "['R99']", *ONE), "chapter 20_toy parameter runs: run 'R99' is not one of the paper's "
                                                    "(R01 to R33, data/paper/runs.csv), nor a control of one (R25-null, "
-                                                   "R25-ceiling, R25-shuffled). Example: -p runs R25"),
+                                                   "R25-ceiling, R25-shuffled), nor one of part III "
+                                                   "(data/beyond/runs.csv). Example: -p runs R25"),
     (("run", "20", "-p", "runs", "R25,R33", *ONE), "chapter 20_toy parameter runs: run 'R33' is not made at profile "
                                                    "tiny. Its runs: R25. Example: -p runs R25"),
     (("run", "21", "-p", "rows", "1", *ONE), "chapter 21_plain has no parameter 'rows'. Parameters: none"),
@@ -507,8 +508,9 @@ def test_a_full_disk_is_one_line(repository: Repository) -> None:
     box = ("bwrap", "--dev-bind", "/", "/", "--size", "100000", "--tmpfs", str(repository.store))
     code, _, errors = repository.run("rebuild", *ONE, before=box)
     lines = errors.strip().splitlines()
-    assert (code, len(lines)) == (1, 1), errors
-    assert "runs" in lines[0] and "the disk is full. What is finished is kept: free some space" in lines[0]
+    assert (code, len(lines)) == (2, 1) and " of disk, and " in lines[0] and "are free in runs" in lines[0], errors
+    code, _, errors = repository.run("job", *ONE, "pretrain/Nano", before=box)
+    assert code == 1 and "runs: the disk is full. What is finished is kept: free some space" in errors
 
 
 # What a rebuild will take, and where it may run

@@ -81,7 +81,7 @@ METHODS: list[tuple[str, Callable[[], bool]]] = [
     ("with 18% of the operations of finetuning, reinforcement is above the end of finetuning by 32 points",
      lambda: near((operations("B4301", step=40), 18), (at("B4301", "arithmetic", 40) - at("R25", "arithmetic"), 32))),
     ("All five tests of H43a come out as stated", lambda: list(verdict("H43a").tests.values()) == ["shown"] * 5),
-    ("without one of them the verdict is at times a direction only",
+    ("without one of them not every test is met",
      lambda: without_a_seed("H43a") == "direction only or reproduced"),
     ("facts at 99% and 100%, order questions at 95% and 100%, programs at 67% and 62%",
      lambda: near(*((at(run, name), score) for name, scores in
@@ -110,7 +110,7 @@ METHODS: list[tuple[str, Callable[[], bool]]] = [
     ("75% against 62%, though that interval holds zero too",
      lambda: near((at("B4302", "program"), 75), (at("B4301", "program"), 62))
      and effect("H43c", "program", "B4302 minus B4301")[1] < 0),
-    ("H43c is not reproduced, with any two of the seeds either",
+    ("H43c fails, with any two of the seeds as well",
      lambda: verdict("H43c").word == without_a_seed("H43c") == "not reproduced"),
     ("The mixture is far above finetuning alone, by 75 points on competition questions",
      lambda: near((effect("H43c", "competition", "B4302 minus R25")[0], 75))),

@@ -602,7 +602,7 @@ HELD: list[tuple[str, Callable[[], bool]]] = [
      lambda: near((at("R06", "right if it thinks", 0), 96), (at("R06", "right if it thinks", 40), 4))),
     ("after eight epochs it is still far below what the base could do",
      lambda: at("R25", "right if it thinks", 320) < 60),
-    ("This is why the second hypothesis is not reproduced",
+    ("This is where the second hypothesis fails",
      lambda: list(judge("H40b", h40b_rows(), MICRO).tests.values()) == ["shown", "shown", "absent"]),
     ("Stopped after 48 tokens, the run stands at 28% in the dip instead of 19%",
      lambda: near((under("48", 80), 28), (under("", 80), 19))),

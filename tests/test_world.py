@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftrepro.analogs import BENCHMARKS, draw, with_instruction
+from sftrepro.evaluate import items_of
 from sftrepro.general_tasks import (
     CLOSERS,
     COUNTS,
@@ -458,4 +459,4 @@ def test_every_profile_with_micro_tasks_has_enough_evaluation_items() -> None:
     for name in ("smoke", "micro"):
         profile = load_profile(name)
         for benchmark, size in profile.benchmarks.items():
-            assert len(list(islice(draw(benchmark, "evaluation", world_of(profile)), size.items))) == size.items
+            assert len(items_of(benchmark, profile)) == size.items
