@@ -1415,6 +1415,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'sftrepro.store.write_bytes': ('store.html#write_bytes', 'sftrepro/store.py'),
                                 'sftrepro.store.write_json': ('store.html#write_json', 'sftrepro/store.py'),
                                 'sftrepro.store.write_manifest': ('store.html#write_manifest', 'sftrepro/store.py'),
+                                'sftrepro.store.write_shared': ('store.html#write_shared', 'sftrepro/store.py'),
                                 'sftrepro.store.write_table': ('store.html#write_table', 'sftrepro/store.py')},
             'sftrepro.token_figures': { 'sftrepro.token_figures.ahead': ('token_figures.html#ahead', 'sftrepro/token_figures.py'),
                                         'sftrepro.token_figures.comparisons': ( 'token_figures.html#comparisons',

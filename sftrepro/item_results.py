@@ -102,7 +102,7 @@ def numbered_items(ids: dict[str, list[str]],  # by benchmark
 def with_numbers(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
     "Item results as they are published: with the numbers of the items, and the name of the list, which is written."
     ids = {benchmark: sorted(part["item_id"].unique()) for (benchmark,), part in rows.group_by("benchmark")}
-    store.write_json(folder / f"{(name := f'items-{digest(ids)[:12]}')}.json", ids)
+    store.write_shared(folder / f"{(name := f'items-{digest(ids)[:12]}')}.json", ids)
     numbered = rows.join(numbered_items(ids), on=["benchmark", "item_id"], how="left", maintain_order="left")
     return numbered.drop("item_id").with_columns(items=pl.lit(name))
 

@@ -4,8 +4,8 @@
 __all__ = ['MARK', 'store_root', 'locate', 'display_path', 'is_ours', 'base_folder', 'data_folder', 'run_folder', 'results_file',
            'atomic', 'write_bytes', 'write_json', 'write_table', 'remedy', 'read_bytes', 'read_text', 'read_json',
            'read_toml', 'parsed_table', 'read_table', 'FileRecord', 'Manifest', 'sha256', 'file_digest', 'Revision',
-           'git', 'revision', 'commit', 'manifest_path', 'write_manifest', 'with_code', 'covered', 'seal',
-           'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'discard', 'finish', 'check_own',
+           'git', 'revision', 'commit', 'manifest_path', 'write_shared', 'write_manifest', 'with_code', 'covered',
+           'seal', 'read_manifest', 'verify', 'quarantine', 'partial_paths', 'begin', 'discard', 'finish', 'check_own',
            'remove_own', 'own_folder', 'try_lock', 'stopping', 'locked']
 
 # %% ../nbs/02_store.ipynb #c9f9b990
@@ -220,12 +220,18 @@ def manifest_path(path: Path) -> Path:
     return path.with_suffix(".json") if path.suffix in (".parquet", ".ipynb") else path / "manifest.json"
 
 # %% ../nbs/02_store.ipynb #3d4e7ca3
+def write_shared(path: Path, value: object) -> None:
+    "Write JSON that several processes may be writing at once, with the same content."
+    if not path.exists():
+        write_json(mine := path.with_name(f"{os.getpid()}-{path.name}"), value)
+        os.replace(mine, path)
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     "Write a manifest; that of a published table names its code, which is written once for all that share it."
     place, inputs = manifest_path(path), manifest.inputs
     if path.suffix == ".parquet" and "code" in inputs:
         name = f"code-{digest(inputs['code'])[:12]}"
-        write_json(place.with_name(f"{name}.json"), inputs["code"])
+        write_shared(place.with_name(f"{name}.json"), inputs["code"])
         inputs = inputs | {"code": name}
     write_json(place, manifest.model_dump() | {"inputs": inputs})
 
