@@ -159,7 +159,8 @@ def test_results_share_one_list_of_code_and_notice_when_it_is_damaged(tmp_path: 
 
 def test_processes_that_write_the_same_shared_file_at_once_do_not_meet(tmp_path: Path) -> None:
     code = ("import sys; from pathlib import Path; from sftrepro import store\n"
-            "for number in range(200): store.write_shared(Path(sys.argv[1], f'code-{number}.json'), {'number': number})")
+            "for number in range(200):\n"
+            "    store.write_shared(Path(sys.argv[1], f'code-{number}.json'), {'number': number})")
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) for _ in range(3)]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"code-{number}.json" for number in range(200))
