@@ -98,6 +98,7 @@ class RunSettings(Optimizer):
     compiled: bool = False                       # on CPUs, fuse the model's operations first (chapter 09)
     seed: int = Field(ge=0)                      # draws queries and candidates
 
+# %% ../nbs/01c_runs.ipynb #50da4534
 class RunSpec(RunSettings):
     "One finetuning run, checked and named."
 
