@@ -121,7 +121,7 @@ def claim_note(id: str, claim: Claim, verdict: str) -> Note:  # verdict: empty i
 def claim_notes(verdicts: dict[str, str]) -> dict[str, Note]:  # by id of the claim
     "The notes of all claims of the ledger, and of our own hypotheses."
     book = ledger()
-    own = {id: Note(f"nbs/{chapter_file(claim.chapter).stem}.html#verdict-{id.lower()}",
+    own = {id: Note(f"nbs/{chapter_file(claim.chapter).stem}.html#figure-verdict-{id.lower()}",
                     f"{id}, {claim.title}. {claim.statement}")
            for id, claim in book.hypotheses.items() if chapter_file(claim.chapter)}
     return {id: claim_note(id, claim, verdicts.get(id, "")) for id, claim in book.claims.items()} | own

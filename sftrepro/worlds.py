@@ -22,6 +22,7 @@ from sftrepro.plots import (
     GREY,
     OUR_KEY,
     ROWS,
+    as_of,
     Picture,
     panel,
     points,
@@ -99,7 +100,8 @@ def show_worlds(profile: Profile, runs: Sequence[str]) -> None:
                           "base": "the same" if world.bases_dir == profile.bases_dir else "pretrained anew",
                           "results": "published" if is_there(world, runs) else "not made yet"}
                          for world in worlds_of(profile)])
-    show(table(rows), "The worlds of this chapter. Each differs from the first in one respect.", "settings.ini", rows,
+    show(table(rows), "The worlds of this chapter. Each differs from the first in one respect.",
+         " \N{MIDDLE DOT} ".join([profile.name, "settings.ini", as_of()]), rows,
          "worlds")
 
 # %% ../nbs/14k_worlds.ipynb #f7534170
