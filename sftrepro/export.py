@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['library_digests', 'changed_modules', 'exporting', 'nbdev_export', 'exported_copy', 'unexported', 'turn',
-           'export_notebooks']
+           'sources_digest', 'exported_mark', 'is_exported', 'write_changed', 'export_notebooks']
 
 # %% ../nbs/02b_export.ipynb #282c23f2
 import fcntl
@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .contents import module_name, notebook_code
-from .profiles import ROOT, RequestError
+from .profiles import ROOT, RequestError, digest
 from .store import file_digest, write_bytes
 
 # %% ../nbs/02b_export.ipynb #f7235fa1
@@ -82,16 +82,40 @@ def turn(folder: Path) -> Iterator[None]:
     finally:
         os.close(handle)
 
-# %% ../nbs/02b_export.ipynb #3dfe5218
-def export_notebooks(root: Path = ROOT) -> list[str]:  # the modules that changed; raises RequestError
-    "Export the notebooks; print which modules changed, and which copies of Jupyter's are no chapters."
-    with turn(root / "sftrepro"), exported_copy(root) as (new, changed):
+# %% ../nbs/02b_export.ipynb #3885aa6a
+def sources_digest(root: Path) -> str:
+    "The digest of everything that decides an export, and of what the last one wrote."
+    files = sorted([root / "pyproject.toml", *(root / "nbs").glob("*.ipynb"), *(root / "sftrepro").glob("*.py")])
+    return digest([(path.name, file_digest(path)) for path in files])
+
+def exported_mark(root: Path) -> Path:
+    "Where the digest of the last export is kept."
+    return root / "sftrepro/__pycache__/exported.sha256"
+
+def is_exported(root: Path) -> bool:
+    "Is the library what the notebooks make, as far as the last export knows?"
+    mark = exported_mark(root)
+    return mark.exists() and mark.read_bytes() == sources_digest(root).encode()
+
+# %% ../nbs/02b_export.ipynb #704c26c9
+def write_changed(root: Path) -> list[str]:  # the modules that changed; raises RequestError
+    "Export in a copy, and write the modules that differ."
+    with exported_copy(root) as (new, changed):
         for name in changed:
             try:
                 write_bytes(root / "sftrepro" / name, (new / name).read_bytes())
             except OSError as error:
                 raise RequestError(f"sftrepro/{name}: its notebook changed, and the module cannot be written "
                                    f"({error.strerror}). Export it where it can: nbdev-export") from None
+    with suppress(OSError):  # where nothing can be written, the next command looks again
+        write_bytes(exported_mark(root), sources_digest(root).encode())
+    return changed
+
+# %% ../nbs/02b_export.ipynb #3dfe5218
+def export_notebooks(root: Path = ROOT) -> list[str]:  # the modules that changed; raises RequestError
+    "Export the notebooks; print which modules changed, and which copies of Jupyter's are no chapters."
+    with turn(root / "sftrepro"):
+        changed = [] if is_exported(root) else write_changed(root)
     if changed:
         print(f"exported {', '.join(changed)}", flush=True)
     if copies := sorted(path.name for path in (root / "nbs").glob("*-Copy*.ipynb")):

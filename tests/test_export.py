@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sftrepro import export
 from sftrepro.chapters import read_chapter
 from sftrepro.contents import notebook_cells, read_toc
 from sftrepro.export import export_notebooks, unexported
@@ -109,7 +110,18 @@ def test_only_what_changed_is_written(house: Path, notebook: Callable) -> None:
     assert unexported(house) == ["_modidx.py", "toy.py"] and stamps(house / "sftrepro") == before
     export_notebooks(house)
     after = stamps(house / "sftrepro")
-    assert {name for name in after if after[name] != before[name]} == {"_modidx.py", "toy.py"}
+    assert {name for name in after if after[name] != before[name]} == {"_modidx.py", "toy.py", "exported.sha256"}
+
+
+def test_nbdev_starts_only_where_something_changed(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_notebooks(house)
+    started, real = [], export.nbdev_export
+    monkeypatch.setattr(export, "nbdev_export", lambda folder: (started.append(folder), real(folder)))
+    assert export_notebooks(house) == [] and not started
+    (house / "sftrepro/toy.py").write_text("edited = True\n")  # by hand, in the wrong place
+    assert export_notebooks(house) == ["toy.py"] and len(started) == 1
+    export.exported_mark(house).unlink()
+    assert export_notebooks(house) == [] and len(started) == 2
 
 
 def test_an_export_waits_for_another_one(house: Path, notebook: Callable) -> None:
@@ -128,7 +140,7 @@ def test_a_reader_never_meets_half_a_module(house: Path, notebook: Callable, mon
     monkeypatch.setattr(os, "replace", lambda new, old: (replaced.append(Path(old).name), real(new, old)))
     notebook(house / "nbs/01_toy.ipynb", [*DOUBLE, HALF])
     export_notebooks(house)
-    assert replaced == ["_modidx.py", "toy.py"]
+    assert replaced == ["_modidx.py", "toy.py", "exported.sha256"]
 
 
 @pytest.mark.skipif(not shutil.which("bwrap"), reason="a read-only folder is made with bubblewrap")
