@@ -27,6 +27,8 @@ from sftrepro.plots import (
     Picture,
     estimate,
     keys,
+    marks,
+    number,
     panel,
     provenance,
     show,
@@ -296,7 +298,7 @@ def law_table(sweeps: dict[str, Sweep]) -> pl.DataFrame:
     return pl.DataFrame([{"": row} | {name: column.get(row, "") for name, column in columns.items()} for row in rows])
 
 # %% ../nbs/17a_law.ipynb #a14af9dc
-def law_lines(law: Law, sweep: Sweep) -> pl.DataFrame:  # base, key, step, gain, kind
+def law_lines(law: Law, sweep: Sweep) -> pl.DataFrame:  # base, key, kind, step, gain, and gain as text
     "What was measured, and the law between the first and the last step."
     measured = sweep.cells.with_columns(gain=sweep.gains, kind=pl.lit("measured"))
     steps = pl.DataFrame({"steps": np.geomspace(*sweep.cells["steps"].sort()[[0, -1]], 25)})
@@ -304,7 +306,8 @@ def law_lines(law: Law, sweep: Sweep) -> pl.DataFrame:  # base, key, step, gain,
     smooth = runs.join(steps, how="cross")
     smooth = smooth.with_columns(gain=predicted(law, smooth), kind=pl.lit("law"))
     rows = pl.concat([measured, smooth], how="diagonal_relaxed").with_columns(key=pl.format("{} queries", "queries"))
-    columns = ["base", "key", "kind", pl.col("steps").alias("step"), pl.col("gain").round(2)]
+    text = pl.col("gain").map_elements(number, return_dtype=pl.String)
+    columns = ["base", "key", "kind", pl.col("steps").alias("step"), pl.col("gain").round(2), text.alias("text")]
     return rows.sort("parameters", maintain_order=True).select(columns)
 
 # %% ../nbs/17a_law.ipynb #ef7958aa
@@ -312,15 +315,16 @@ def law_picture(law: Law, sweep: Sweep) -> Picture:
     "The gains of a sweep and its law, one panel for each base."
     rows, names = law_lines(law, sweep), sweep.cells["queries"].unique().sort()
     legend = keys([f"{queries} queries" for queries in names])
-    colour = alt.Color("key:N", scale=styles(legend)["colour"], legend=None)
+    look = styles(legend)
     shown = sorted(set(sweep.cells["steps"]))
     ends = alt.Scale(domain=[min(0, rows["gain"].min()), rows["gain"].max()])
     x = alt.X("step:Q", title="optimizer step", scale=alt.Scale(type="log", nice=False, padding=8),
               axis=alt.Axis(values=shown, grid=False, format=",d"))
     y = alt.Y("gain:Q", title=None, scale=ends, axis=alt.Axis(tickCount=5, domain=False, ticks=False))
-    line = alt.Chart(ROWS).transform_filter("datum.kind == 'law'").mark_line(strokeWidth=1.6)
-    point = alt.Chart(ROWS).transform_filter("datum.kind == 'measured'").mark_point(filled=True, size=40, opacity=1)
-    chart = specification(*(layer.encode(x=x, y=y, color=colour) for layer in (line, point)))
+    line = alt.Chart(ROWS).transform_filter("datum.kind == 'law'").mark_line(strokeWidth=1.6).encode(
+        x=x, y=y, color=alt.Color("key:N", scale=look["colour"], legend=None))
+    measured = marks(rows, look, ["key", "step"], x, y).transform_filter("datum.kind == 'measured'")
+    chart = specification(line, measured)
     return Picture(tuple(panel(chart, own, str(base), "points above the base, higher is better")
                          for (base,), own in rows.group_by("base", maintain_order=True)), tuple(legend))
 

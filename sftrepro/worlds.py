@@ -24,11 +24,15 @@ from sftrepro.plots import (
     ROWS,
     Picture,
     as_of,
+    estimate,
+    marks,
+    number,
     panel,
     points,
     provenance,
     show,
     specification,
+    styles,
     table,
     trajectory,
     wide,
@@ -259,19 +263,19 @@ def ceiling_picture(rows: pl.DataFrame,  # of `ceilings`
     "The score after finetuning against the score of the base made to think: a point for each world."
     forced = rows.filter(way=WAYS[1]).select("benchmark", "series", forced="value")
     ends = rows.filter(way=WAYS[2]).select("benchmark", "series", "value", "low", "high")
-    both = ends.join(forced, on=["benchmark", "series"], maintain_order="left").with_columns(
-        pl.col("value", "low", "high", "forced").round(1))
+    both = ends.join(forced, on=["benchmark", "series"], maintain_order="left")
+    text = [f"{estimate(*score)}; made to think {number(base)}"
+            for *score, base in both.select("value", "low", "high", "forced").iter_rows()]
+    both = both.with_columns(key="series", text=pl.Series(text, dtype=pl.String))
+    look = styles([OUR_KEY._replace(label=name) for name in both["key"].unique()])
     scale, axis = alt.Scale(domain=[0, 100]), alt.Axis(tickCount=5, domain=False, ticks=False)
     x = alt.X("forced:Q", title="base, made to think: score (%)", scale=scale, axis=axis)
     y = alt.Y("value:Q", title=None, scale=scale, axis=axis)
     line = alt.Chart(alt.sequence(0, 101, 100, as_="at")).mark_line(stroke=GREY, strokeDash=[4, 3], strokeWidth=1.2)
     bar = alt.Chart(ROWS).mark_rule(strokeWidth=2.2, opacity=0.55, stroke=OUR_KEY.colour)
-    dot = alt.Chart(ROWS).mark_point(filled=True, size=55, opacity=1, color=OUR_KEY.colour)
-    tips = [alt.Tooltip("series:N", title="world"), alt.Tooltip("forced:Q", title=WAYS[1]),
-            alt.Tooltip("value:Q", title=WAYS[2]), "low:Q", "high:Q"]
     equal = line.encode(x=alt.X("at:Q", scale=scale), y=alt.Y("at:Q", scale=scale))
     bars = bar.encode(x=x, y=alt.Y("low:Q", title=None), y2="high:Q")
-    chart = specification(equal, bars, dot.encode(x=x, y=y, tooltip=tips))
+    chart = specification(equal, bars, marks(both, look, ["key"], x, y))
     return Picture(tuple(panel(chart, own, headings.get(name, name), "finetuned: score (%)")
                          for (name,), own in both.group_by("benchmark", maintain_order=True)))
 
