@@ -210,10 +210,10 @@ def test_a_program_that_wants_to_stay_is_gone_when_its_time_is_up(name: str) -> 
 
 @pytest.fixture
 def busy_machine() -> Iterator[None]:
-    "All that this test starts has one processor, and four others want it as well."
+    "All that this test starts has one processor, and three others want it as well."
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     yield
     for hog in hogs:
         hog.kill()
@@ -222,11 +222,11 @@ def busy_machine() -> Iterator[None]:
 
 
 def test_a_right_program_on_a_busy_machine_passes_by_its_processor_time(busy_machine: None) -> None:
-    slow = "import time\nwhile time.process_time() < 1.5: pass\n"
+    slow = "import time\nwhile time.process_time() < 0.6: pass\n"
     begun = time.monotonic()
-    outcome = run_program(slow + "print('done')", limits=Limits(seconds=2))
+    outcome = run_program(slow + "print('done')", limits=Limits(seconds=1))
     assert (outcome.status, outcome.stdout) == ("ok", "done\n")
-    assert time.monotonic() - begun > 2  # by the wall clock it took longer than it may
+    assert time.monotonic() - begun > 1  # by the wall clock it took longer than it may
 
 
 @pytest.mark.parametrize("source", ["while True: pass", "import time; time.sleep(60)", ATTACKS["takes_naps"]])
