@@ -309,5 +309,6 @@ def controls_in(profile: Profile, run: str) -> pl.DataFrame:  # text
 def show_controls(profile: Profile, run: str) -> None:
     "The controls of every world."
     rows = controls_in(profile, run)
-    show(table(rows), f"The controls of {run} in every world, and what is missing where one fails.",
-         "data/claims.toml, item results", rows, "worlds-controls")
+    source = f"{profile.name} \N{MIDDLE DOT} data/claims.toml, item results \N{MIDDLE DOT} {as_of()}"
+    show(table(rows), f"The controls of {run} in every world, and what is missing where one fails.", source, rows,
+         "worlds-controls")

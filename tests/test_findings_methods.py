@@ -17,7 +17,7 @@ from sftrepro.runs import run_specs
 from sftrepro.spending import in_the_time_of, spent
 
 MICRO, BEYOND = load_profile("micro"), load_profile("micro-beyond")
-RUNS = ["R25", "B4301", "B4413", "B4302"]
+RUNS = ["R25", "B4301", "B4413", "B4302", "R05", "B4306"]
 OUT = "order knowledge program".split()
 
 
@@ -52,12 +52,12 @@ def effect(claim: str, benchmark: str, comparison: str) -> tuple[float, float, f
     return found.select("estimate", "low", "high").row(0)
 
 
-def operations(*runs: str, step: int | None = None) -> float:
-    "What a recipe takes as a percentage of R25, or its first run up to a step."
-    cost = spent(MICRO, ["R25", *runs])
+def operations(*runs: str, step: int | None = None, unit: str = "R25") -> float:
+    "What a recipe takes as a percentage of a run, or its first run up to a step."
+    cost = spent(MICRO, [unit, *runs])
     own = cost.filter(pl.col("run").is_in(runs), pl.col("step") == step if step else True)
     return 100 * own.group_by("run").agg(pl.col("operations").max())["operations"].sum() / cost.filter(
-        run="R25")["operations"].max()
+        run=unit)["operations"].max()
 
 
 @cache
@@ -91,7 +91,8 @@ METHODS: list[tuple[str, Callable[[], bool]]] = [
      lambda: near((at("R25", "arithmetic", value="tokens"), 64), (at("B4301", "arithmetic", value="tokens"), 59))),
     ("reaches 100% in arithmetic as well, on the analog of the 8B base, where the usual traces leave it at 33%",
      lambda: near((at("B4606", "arithmetic"), 100), (at("R05", "arithmetic"), 33))),
-    ("on which finetuning loses, fall with both: 82% at the base, 69% after finetuning, 73% after reinforcement",
+    ("on which finetuning loses on the 4B analog, fall with both: 82% at the base, 69% after finetuning, 73% after "
+     "reinforcement",
      lambda: near((at("Micro-M", "statement"), 82), (at("R25", "statement"), 69), (at("B4301", "statement"), 73))),
     ("The difference of 4 points may be none (from -1 to +9 in the verdict), and one below seven could have been "
      "missed",
@@ -100,8 +101,23 @@ METHODS: list[tuple[str, Callable[[], bool]]] = [
     ("Instructions and how-to stay within four points of the base with either",
      lambda: max(abs(at(run, name) - at("Micro-M", name)) for run in ("R25", "B4301")
                  for name in ("instruction", "how_to")) < 4),
-    ("none is answered after reinforcement and 1% after finetuning",
+    ("none of the requests is answered after reinforcement and 1% after finetuning",
      lambda: at("B4301", "forbidden") == 0 and near((at("R25", "forbidden"), 1))),
+    ("It keeps the refusals that finetuning loses", lambda: verdict("H43b").tests["refusals"] == "shown"),
+    ("answering 12% of the forbidden requests and reinforcement none of them, for 86% of the operations",
+     lambda: near((at("R05", "forbidden"), 12), (operations("B4306", unit="R05"), 86))
+     and at("B4306", "forbidden") == 0),
+    ("The difference is 12 points (from 7 to 16 in the verdict)",
+     lambda: near(*zip(effect("H43b", "forbidden", "R05 minus B4306"), (12, 7, 16), strict=True))),
+    ("arithmetic ends above 99%, where the base has 47.5% and finetuning 33%",
+     lambda: at("B4306", "arithmetic") > 99 and at("Micro-L", "arithmetic") == 47.5
+     and near((at("R05", "arithmetic"), 33))),
+    ("On the 8B analog statements and instructions stay within six points",
+     lambda: max(abs(at(run, name) - at("Micro-L", name)) for run in ("R05", "B4306")
+                 for name in ("statement", "instruction")) < 6),
+    ("98% at the base and after finetuning, 94% after reinforcement, whose answers to them have become twice as long",
+     lambda: near((at("Micro-L", "how_to"), 98), (at("R05", "how_to"), 98), (at("B4306", "how_to"), 94),
+                  (at("B4306", "how_to", value="tokens") / at("Micro-L", "how_to", value="tokens"), 2.1))),
     ("Four epochs of finetuning leave arithmetic at 27%, and half of the reinforcement lifts it to 100%",
      lambda: near((at("B4413", "arithmetic"), 27), (at("B4302", "arithmetic"), 100))),
     ("ends at 83% against 91%; the difference of 8 points may be none (from -19 to +3)",
