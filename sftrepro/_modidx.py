@@ -781,6 +781,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.mentions.linked': ('mentions.html#linked', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.made': ('mentions.html#made', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.named': ('mentions.html#named', 'sftrepro/mentions.py'),
+                                   'sftrepro.mentions.own_chapter': ('mentions.html#own_chapter', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.pieces': ('mentions.html#pieces', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.place': ('mentions.html#place', 'sftrepro/mentions.py'),
                                    'sftrepro.mentions.rate': ('mentions.html#rate', 'sftrepro/mentions.py'),

@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['PROFILE', 'ROW', 'JUDGED', 'ENTRY', 'VERBS', 'PLURALS', 'BEFORE', 'NEEDED', 'TAG', 'EMPTY', 'QUIET', 'QUIET_CLASS',
-           'NAME', 'FIGURE', 'rate', 'in_words', 'made', 'seeds', 'Note', 'run_note', 'run_notes', 'run_row',
-           'runs_table', 'runs_page', 'shown_profile', 'verdicts_shown', 'claim_note', 'claim_notes', 'term_notes',
-           'forms', 'allowed', 'pieces', 'link', 'Place', 'place', 'named', 'tabled', 'first_term', 'linked',
-           'with_mentions', 'with_permalinks', 'all_names', 'explained', 'link_mentions']
+           'NAME', 'FIGURE', 'rate', 'in_words', 'made', 'seeds', 'Note', 'run_note', 'run_notes', 'own_chapter',
+           'run_row', 'runs_table', 'runs_page', 'shown_profile', 'verdicts_shown', 'claim_note', 'claim_notes',
+           'term_notes', 'forms', 'allowed', 'pieces', 'link', 'Place', 'place', 'named', 'tabled', 'first_term',
+           'linked', 'with_mentions', 'with_permalinks', 'all_names', 'explained', 'link_mentions']
 
 # %% ../nbs/14f_mentions.ipynb #8bdec34b
 import html
@@ -24,8 +24,9 @@ from .runs import CONTROLS, PaperRun, RunSpec, own_runs, paper_runs, run_named, 
 
 # %% ../nbs/14f_mentions.ipynb #42a83414
 def rate(value: float) -> str:
-    "A learning rate as run names write it."
-    return f"{value:.3g}".replace("e-0", "e-")
+    "A learning rate as run names write it, to three digits."
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 def in_words(run: PaperRun | RunSpec) -> str:
     "A run's base, data, learning rate, epochs, batch and steps."
@@ -70,12 +71,17 @@ def run_notes(profile: Profile) -> dict[str, Note]:
     return {id: run_note(id, specs, profile) for id in ids}
 
 # %% ../nbs/14f_mentions.ipynb #b760458e
+def own_chapter(run: PaperRun) -> str:  # HTML
+    "A link to the chapter that asked for a run of part III, where the book has that chapter."
+    file = chapter_file(run.feeds.removeprefix("ch. "))
+    return f'<a href="../nbs/{file.stem}.html">{run.feeds}</a>' if file else run.feeds
+
 def run_row(id: str, own: list[RunSpec]) -> list[str]:
     "A run's row."
-    paper = run_named(id)
-    ours = f"{in_words(own[0])}, {seeds(own)}" if own else "not made"
-    theirs = ["", ""] if "-" in id else ["", paper.feeds] if id in own_runs() else [in_words(paper), paper.feeds]
-    return [id, *map(html.escape, (ours, *theirs))]
+    paper, ours = run_named(id), f"{in_words(own[0])}, {seeds(own)}" if own else "not made"
+    if "-" in id or id in own_runs():
+        return [id, html.escape(ours), "", "" if "-" in id else own_chapter(paper)]
+    return [id, *map(html.escape, (ours, in_words(paper), paper.feeds))]
 
 def runs_table(profile: Profile) -> str:  # HTML
     "All runs of the paper, and the profile's controls, as they are made at a profile."
