@@ -93,7 +93,9 @@ def question_texts(profile: Profile, benchmark: str,
 
 # %% ../nbs/14g_trace_browser.ipynb #4ef0f653
 def trace_data(results: pl.DataFrame,  # `measurements.measured`, with all benchmarks
-               profile: Profile) -> dict:  # what the page holds, as JSON can hold it
+               profile: Profile,
+               opens: str,             # the run that is shown until a reader chooses; the first if there is no such run
+               ) -> dict:              # what the page holds, as JSON can hold it
     "The runs among the series with their published responses, and the questions."
     series = set(results["series"])
     specs = {spec.paper_run: spec for spec in reversed(run_specs(profile)) if spec.paper_run in series}
@@ -102,12 +104,13 @@ def trace_data(results: pl.DataFrame,  # `measurements.measured`, with all bench
     asked = [{"name": benchmark, "title": titles(profile)[benchmark], "questions": question_texts(
                   profile, benchmark, [item["id"] for item in runs[0]["benchmarks"][place]["items"]])}
              for place, benchmark in enumerate(shown_benchmarks(profile))]
-    return {"runs": runs, "benchmarks": asked}
+    return {"runs": runs, "benchmarks": asked, "opens": opens if opens in specs else runs[0]["id"]}
 
 # %% ../nbs/14g_trace_browser.ipynb #6cb28b9a
 def still_traces(data: dict) -> str:
-    "The first question of the first run, as HTML that needs no script."
-    run, asked = data["runs"][0], data["benchmarks"][0]
+    "The first question of the run that is shown first, as HTML that needs no script."
+    run = next(run for run in data["runs"] if run["id"] == data["opens"])
+    asked = data["benchmarks"][0]
     columns = ("step", "score", "tokens", "seen", "truncated", "response")
     rows = pl.DataFrame(run["benchmarks"][0]["items"][0]["responses"], columns, orient="row")
     return case_html(f"{run['name']}, {asked['title']}", asked["questions"][0][0], rows)
@@ -133,9 +136,9 @@ def shown_scores(data: dict, results: pl.DataFrame) -> pl.DataFrame:
     return pl.DataFrame(rows).join(means, on=["run", "benchmark", "step"], how="left", maintain_order="left")
 
 # %% ../nbs/14g_trace_browser.ipynb #6f7e4098
-def show_traces(results: pl.DataFrame, profile: Profile) -> None:
+def show_traces(results: pl.DataFrame, profile: Profile, opens: str) -> None:
     "Put the browser into the page."
-    data = trace_data(results, profile)
+    data = trace_data(results, profile, opens)
     items = len(data["benchmarks"][0]["questions"])
     show(trace_browser(data), f"Responses of {len(data['runs'])} runs, first seed, to the first {items} items of each "
          "benchmark, at the base, at the lowest checkpoint of the run on that benchmark, half way and at the end.",

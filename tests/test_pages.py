@@ -35,7 +35,7 @@ def results() -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def traces(results: pl.DataFrame) -> dict:
-    return trace_browser.trace_data(results, MICRO)
+    return trace_browser.trace_data(results, MICRO, "R33")
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +138,21 @@ def test_an_address_opens_the_responses_it_names_and_follows_the_choice(
 
 
 @browsing
+def test_without_an_address_the_run_of_the_chapter_is_open(
+        browser: Browser, tmp_path: Path, traces: dict, results: pl.DataFrame) -> None:
+    page = opened(browser, tmp_path, trace_browser.trace_browser(traces), "")
+    assert page.get_by_label("Run", exact=True).input_value() == traces["opens"] == "R33"
+    assert trace_browser.trace_data(results, MICRO, "R99")["opens"] == "R25"
+
+
+@browsing
 def test_marked_words_are_those_that_the_other_response_lacks(browser: Browser, tmp_path: Path, traces: dict) -> None:
     data = json.loads(json.dumps(traces))
     for response, text in zip(data["runs"][0]["benchmarks"][0]["items"][0]["responses"],
                               ["<think>\n2+3=5 so\n</think>\n\nIt is 5.",
                                "<think>\n2+3=6 so\n</think>\n\nIt is now 6."], strict=False):
         response[5] = text
-    page = opened(browser, tmp_path, trace_browser.trace_browser(data), "#item=1")
+    page = opened(browser, tmp_path, trace_browser.trace_browser(data), "#run=R25&item=1")
     assert page.locator(".sft-moment").nth(1).locator("mark").all_text_contents() == ["2+3=6", "now 6."]
     assert page.locator(".sft-moment").nth(0).locator("mark").count() == 0
 

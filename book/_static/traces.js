@@ -61,7 +61,7 @@
         make("span", { className: "sft-word" }, right(scores[i])))));
   }
 
-  const chosen = { run: data.runs[0].id, benchmark: data.benchmarks[0].name, item: "1", marks: "before" };
+  const chosen = { run: data.opens, benchmark: data.benchmarks[0].name, item: "1", marks: "before" };
   const place = () => data.benchmarks.findIndex((benchmark) => benchmark.name === chosen.benchmark);
   const choices = {
     run: () => data.runs.map((run) => [run.id, run.name]),
