@@ -212,7 +212,7 @@ def reading_minutes(notebook: Path) -> int:
     words = re.sub(r"```.*?```", "", "\n".join(prose), flags=re.DOTALL).split()
     return math.ceil(len(words) / WORDS_A_MINUTE)
 
-def opening(chapter: int, verdicts: Sequence[Verdict],  # on the claims of the chapter
+def opening(chapter: int | str, verdicts: Sequence[Verdict],  # on the claims of the chapter
             profile: Profile,
             found: str = "", sure: str = "",  # HTML, for a chapter without a claim
             ) -> str:

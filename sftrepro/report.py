@@ -359,7 +359,8 @@ def show_verdict(id: str, results: pl.DataFrame, profile: Profile) -> None:
          conditions, f"robustness-{id.lower()}")
 
 # %% ../nbs/14b_report.ipynb #8d4c2c9d
-def show_opening(chapter: int, verdicts: Sequence[Verdict], profile: Profile, found: str = "", sure: str = "") -> None:
+def show_opening(chapter: int | str, verdicts: Sequence[Verdict], profile: Profile, found: str = "",
+                 sure: str = "") -> None:
     "The box at the head of a chapter."
     display(HTML(opening(chapter, verdicts, profile, found, sure)))
 
