@@ -200,6 +200,8 @@ def article(text: str,  # XHTML as the browser gave it
     for element in root.iter():
         for name in OUTDATED:
             element.attrib.pop(name, None)
+        if element.get("role") == "doc-biblioentry":  # no longer a role of EPUB
+            element.attrib.pop("role")
     heading = root.find(f".//{{{XHTML}}}h1")
     return Article(entry, entry if heading is None else "".join(heading.itertext()).strip(), root)
 
@@ -312,7 +314,7 @@ CONTAINER = ('<?xml version="1.0"?>'
              '<rootfile full-path="book/content.opf" media-type="application/oebps-package+xml"/></rootfiles>'
              "</container>")
 
-SIGNS = {"nav": 'epub:type="toc"', "svg": "<svg:svg", "mathml": "<m:math"}
+SIGNS = {"nav": '<nav epub:type="toc"', "svg": "<svg:svg", "mathml": "<m:math"}
 
 def properties(text: str) -> str:  # of a page
     "What a page of an EPUB has to declare that it holds."

@@ -243,7 +243,8 @@ BODIES = {
                     "<details><summary>Answer</summary><p>Forty-two</p></details><button>Copy</button>",
     "nbs/22_second": "<h1>22 · Second</h1><p>A <a href='data:text/csv,1' download='x'>file</a>, "
                      "<a href='https://arxiv.org/abs/2604.06628'>a paper</a></p><h2 id='the-end'>The end</h2>"
-                     "<pre>a control\x1bcharacter &amp; an ampersand</pre><div class='sft-traces alive'>"
+                     "<pre>a control\x1bcharacter &amp; an ampersand, epub:type=\"toc\"</pre>"
+                     "<div role='doc-biblioentry'>a book</div><div class='sft-traces alive'>"
                      "<div class='sft-still'>a still question</div><div class='sft-live'><select></select></div></div>"}
 
 
@@ -280,7 +281,10 @@ def test_an_epub_is_valid_xhtml_that_needs_no_script(articles: list[printing.Art
     listed = [item.get("href") for item in trees["book/content.opf"].iter() if item.tag.endswith("}item")]
     assert sorted(f"book/{name}" for name in listed) == sorted(name for name in texts if name.startswith("book/")
                                                                 and not name.endswith(".opf"))
+    contents = [item for item in trees["book/content.opf"].iter() if "nav" in item.get("properties", "")]
+    assert [item.get("href") for item in contents] == ["nav.xhtml"]
     for name, tree in trees.items():
+        assert "doc-biblioentry" not in texts[name]
         tags = {printing.local(element) for element in tree.iter()}
         assert not tags & {"script", "button", "select", "details"}, name
         ids = [element.get("id") for element in tree.iter() if element.get("id")]
