@@ -901,6 +901,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.printing.set_formulas': ('printing.html#set_formulas', 'sftrepro/printing.py'),
                                    'sftrepro.printing.settle_drawings': ('printing.html#settle_drawings', 'sftrepro/printing.py'),
                                    'sftrepro.printing.settle_links': ('printing.html#settle_links', 'sftrepro/printing.py'),
+                                   'sftrepro.printing.sheet_numbers': ('printing.html#sheet_numbers', 'sftrepro/printing.py'),
                                    'sftrepro.printing.stem_of': ('printing.html#stem_of', 'sftrepro/printing.py'),
                                    'sftrepro.printing.style': ('printing.html#style', 'sftrepro/printing.py'),
                                    'sftrepro.printing.title_of': ('printing.html#title_of', 'sftrepro/printing.py'),

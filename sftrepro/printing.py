@@ -6,7 +6,7 @@ __all__ = ['ARTICLE', 'TYPESET', 'FORBIDDEN', 'XHTML', 'SVG', 'MATHML', 'LEFT_OU
            'left_out', 'replace', 'pairs', 'prune', 'unfold', 'set_formulas', 'settle_drawings', 'stem_of', 'inside',
            'name_places', 'settle_links', 'inline_pictures', 'Article', 'article', 'articles_of', 'with_links',
            'lowered', 'captions', 'contents', 'title_of', 'style', 'xhtml', 'front', 'one_page', 'print_file',
-           'write_pdf', 'properties', 'package', 'epub_pages', 'write_epub', 'print_book']
+           'sheet_numbers', 'write_pdf', 'properties', 'package', 'epub_pages', 'write_epub', 'print_book']
 
 # %% ../nbs/15b_printing.ipynb #f5b2316e
 import base64
@@ -234,7 +234,9 @@ def captions(toc: dict) -> dict[str, str]:
     "The caption of the part that begins with an entry."
     return {part["chapters"][0]["file"]: part["caption"] for part in toc.get("parts", []) if "caption" in part}
 
-def contents(articles: Sequence[Article], toc: dict, apart: bool) -> str:
+def contents(articles: Sequence[Article], toc: dict, apart: bool,
+             numbers: dict[str, int],  # the number of the sheet on which a page begins, as far as it is known
+             ) -> str:
     "The list of pages with links, by part, as XHTML."
     parts, lines = captions(toc), []
     for page in articles:
@@ -242,7 +244,8 @@ def contents(articles: Sequence[Article], toc: dict, apart: bool) -> str:
             lines.append(f"</ol></li><li><span>{html.escape(parts[page.entry])}</span><ol>")
         stem = stem_of(page.entry)
         target = f"{stem}.xhtml" if apart else f"#{stem}"
-        lines.append(f'<li><a href="{target}">{html.escape(page.title)}</a></li>')
+        number = f' data-page="{numbers[stem]}"' if stem in numbers else ""
+        lines.append(f'<li><a href="{target}"{number}>{html.escape(page.title)}</a></li>')
     return f"<ol><li><span>Begin</span><ol>{''.join(lines)}</ol></li></ol>"
 
 # %% ../nbs/15b_printing.ipynb #72ec71a4
@@ -269,9 +272,9 @@ def front() -> str:
             f"<p>{html.escape(about['author'])}</p><p>{html.escape(as_of())}</p></section>")
 
 # %% ../nbs/15b_printing.ipynb #5ab037c2
-def one_page(articles: Sequence[Article], toc: dict) -> str:
+def one_page(articles: Sequence[Article], toc: dict, numbers: dict[str, int]) -> str:
     "The whole book as one file of XHTML, which Chromium prints."
-    listed = f'<nav class="contents"><h1>Contents</h1>{contents(articles, toc, apart=False)}</nav>'
+    listed = f'<nav class="contents"><h1>Contents</h1>{contents(articles, toc, False, numbers)}</nav>'
     parts, body = captions(toc), [front(), listed]
     for page in with_links(articles, apart=False):
         if page.entry in parts:
@@ -297,13 +300,22 @@ def print_file(source: Path, target: Path) -> None:
         browser.close()
 
 # %% ../nbs/15b_printing.ipynb #4902df21
-def write_pdf(articles: Sequence[Article], toc: dict, out: Path) -> None:
-    "Write the book as a PDF."
+def sheet_numbers(printed: Path) -> dict[str, int]:
+    "The number of the sheet on which each place of a PDF lies that a link leads to."
     import pikepdf  # like playwright, only where a book is printed
+    with pikepdf.open(printed) as book:
+        numbers = {sheet.objgen: number for number, sheet in enumerate(book.pages, 1)}
+        return {name.removeprefix("/"): numbers[place[0].objgen] for name, place in book.Root.Dests.items()}
+
+def write_pdf(articles: Sequence[Article], toc: dict, out: Path) -> None:
+    "Write the book as a PDF; printed twice, since the first time tells the numbers of the contents."
+    import pikepdf
     with TemporaryDirectory() as folder, atomic(out) as file:
         source, printed = Path(folder, "book.xhtml"), Path(folder, "book.pdf")
-        source.write_text(one_page(articles, toc), encoding="utf-8")
-        print_file(source, printed)
+        for _ in range(2):
+            numbers = sheet_numbers(printed) if printed.exists() else {}
+            source.write_text(one_page(articles, toc, numbers), encoding="utf-8")
+            print_file(source, printed)
         with pikepdf.open(printed) as book:
             book.docinfo["/Author"] = title_of()["author"]
             book.save(file, object_stream_mode=pikepdf.ObjectStreamMode.generate)
@@ -340,7 +352,7 @@ def package(pages: dict[str, str]) -> str:  # file name -> XHTML, in order
 def epub_pages(articles: Sequence[Article], toc: dict) -> dict[str, str]:  # file name -> XHTML
     "The files of an EPUB: title, contents, then one for each page."
     head = '<link rel="stylesheet" type="text/css" href="style.css"/>'
-    listed = f'<nav epub:type="toc" class="contents"><h1>Contents</h1>{contents(articles, toc, True)}</nav>'
+    listed = f'<nav epub:type="toc" class="contents"><h1>Contents</h1>{contents(articles, toc, True, {})}</nav>'
     pages = {"title.xhtml": xhtml(title_of()["title"], front(), head), "nav.xhtml": xhtml("Contents", listed, head)}
     return pages | {f"{stem_of(page.entry)}.xhtml": xhtml(
                         page.title, ElementTree.tostring(page.body, encoding="unicode"), head)

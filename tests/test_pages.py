@@ -307,11 +307,16 @@ def test_a_pdf_has_all_pages_an_outline_by_parts_and_links_inside(
         parts = {part.title: [chapter.title for chapter in part.children] for part in outline.root}
         kinds = [str(link.A.S) if "/A" in link else "/GoTo" for page in book.pages for link in page.get("/Annots", [])]
         assert len(book.pages) == 6  # title, contents, three pages and one for the part
+        numbers = {page.objgen: number for number, page in enumerate(book.pages, 1)}
+        leads = [numbers[book.Root.Dests[link.A.D if "/A" in link else link.Dest][0].objgen]
+                 for link in book.pages[1].get("/Annots", [])]
     assert parts["Results & records"] == ["21 · First", "22 · Second"]
     assert kinds.count("/URI") == 1 and len(kinds) >= 4
     assert [file.name for file in tmp_path.iterdir()] == ["book.pdf"]
     if shutil.which("pdftotext"):
         text = subprocess.run(["pdftotext", str(out), "-"], capture_output=True, text=True, check=True).stdout
+        listed = re.findall(r"^\d+$", text.split("\f")[1], re.MULTILINE)
+        assert sorted(listed) == sorted([*map(str, leads), "2"]) == ["2", "3", "5", "6"]
         assert "Forty-two" in text and "a still question" in text and "Copy" not in text
 
 
