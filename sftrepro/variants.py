@@ -6,8 +6,7 @@ __all__ = ['VARIANTS', 'Variant', 'varied', 'variant_items']
 # %% ../nbs/08a_variants.ipynb #9bfc0419
 from itertools import cycle, islice
 
-from .analogs import draw
-from .mixtures import BRIEFLY
+from .analogs import BRIEFLY, draw
 from .profiles import Frozen
 from .world import Item, World
 

@@ -2,6 +2,8 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,19 @@ def test_a_module_imports_only_from_rooms_before_it(name: str) -> None:
     before = list(ROOMS)[:list(ROOMS).index(name)]
     needed = {target.split(".")[0] for target in imports_of(module_tree(name)).values()}
     assert needed <= {*before, name}, f"{name} needs {needed - {*before, name}}, which come later in _toc.yml"
+
+
+# the rooms that tokenize, generate or train, or that lead into one that does
+HEAVY = {"bases", "data", "selection", "mixtures", "word_problems", "solvers", "authors", "language_teacher",
+         "generate", "evaluate", "sft", "rl", "judges", "token_logprobs", "token_figures", "own", "lab"}
+
+
+def test_pages_and_commands_are_made_without_pytorch() -> None:
+    "Importing it takes seconds, and each of a hundred chapters would take them."
+    light = ", ".join(f"sftrepro.{name}" for name in ROOMS if name not in HEAVY)
+    script = f"import {light}, sys; print({{'torch', 'transformers'}} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("name", ROOMS)

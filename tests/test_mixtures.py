@@ -5,11 +5,11 @@ import polars as pl
 import pytest
 
 from sftrepro import data, mixtures
-from sftrepro.analogs import INSTRUCTION, draw
+from sftrepro.analogs import BRIEFLY, INSTRUCTION, draw
 from sftrepro.data import SCHEMA, DataRequest, tokenizer_of
 from sftrepro.evaluate import items_of, questions
 from sftrepro.general_tasks import REFUSAL, recipe_text
-from sftrepro.mixtures import BRIEFLY, counted
+from sftrepro.mixtures import counted
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.recipes import RECIPES, parse
 from sftrepro.score import scorer_of
