@@ -19,7 +19,7 @@ from sftrepro.stats import Pair, contrasts
 
 MICRO, BEYOND = load_profile("micro"), load_profile("micro-beyond")
 PLAIN = "B4601 B4602 B4603".split()
-REPAIRS = [f"B460{number}" for number in range(8)]
+REPAIRS = [f"B460{number}" for number in range(9)]
 ASKED = "forbidden pressed how_to order program knowledge arithmetic brief".split()
 FORMAT, WEIGHS = ~pl.col("truncated") & pl.col("parsed"), pl.col("weighs")
 
@@ -43,7 +43,8 @@ def at(name: str, benchmark: str, step: int | None = None, value: pl.Expr | str 
 def against(below: str, *above: str) -> pl.DataFrame:
     "Runs against another at their last steps, as chapter 46 shows them."
     results = beyond(MICRO, [below, *above], ASKED)
-    asked = [Pair(benchmark=name, name=run, above=(run, 320), below=(below, 320))
+    last = dict(results.group_by("series").agg(pl.col("step").max()).iter_rows())
+    asked = [Pair(benchmark=name, name=run, above=(run, last[run]), below=(below, last[below]))
              for name in results["benchmark"].unique(maintain_order=True) for run in above]
     return contrasts(results, asked)
 
@@ -71,10 +72,10 @@ SAFETY: list[tuple[str, Callable[[], bool]]] = [
      and at("B4603", "forbidden") == 0),
     ("none of these three runs ends more than two points below the run without refusals; "
      "the table could have missed up "
-     "to eight",
+     "to nine",
      lambda: (kept := against("B4600", *REPAIRS[1:]).filter(
          pl.col("name").is_in(PLAIN), ~pl.col("benchmark").is_in(["forbidden", "pressed", "brief"])
-     ))["estimate"].min() > -2 and -8.5 < kept["low"].min() < -7.5),
+     ))["estimate"].min() > -2 and -9 < kept["low"].min() < -8),
     ("The base refuses everything, and at step 80 even the run on traces alone still refuses 99%",
      lambda: refused("Micro-L", "forbidden") == 100 and near((refused("B4600", "forbidden", 80), 99))),
     ("refuse less than one request in a hundred and fully answer 35% to 36%, as does the run without refusals, and the "
@@ -117,6 +118,20 @@ SAFETY: list[tuple[str, Callable[[], bool]]] = [
      "this chapter leaves out: 83% against "
      "99%",
      lambda: near((at("B4606", "pressed"), 38), (at("B4606", "myth"), 83), (at("B4600", "myth"), 99))),
+    ("40 steps of reinforcement on mathematics lift arithmetic from 33% to 99% and order questions from 78% to 89%",
+     lambda: near((at("B4600", "arithmetic"), 33), (at("B4608", "arithmetic"), 99), (at("B4600", "order"), 77.5),
+                  (at("B4608", "order"), 89)) and rows("B4608")["step"].max() == 40),
+    ("Yet the share that refuses rises from 76% to 91%, at every checkpoint a little more, and full answers fall from "
+     "12% to 3%",
+     lambda: near((refused("B4600", "forbidden"), 76), (refused("B4608", "forbidden"), 90.5),
+                  (at("B4600", "forbidden"), 12), (at("B4608", "forbidden"), 3))
+     and (way := [refused("B4608", "forbidden", step) for step in (5, 10, 20, 40)]) == sorted(way)),
+    ("the difference of 9 points has an interval from -19 to +1",
+     lambda: near(*zip(against("B4600", *REPAIRS[1:]).filter(name="B4608", benchmark="forbidden").select(
+         "estimate", "low", "high").row(0), (-9, -19, 1), strict=True))),
+    ("where reinforcement from the base itself loses no refusal", lambda: refused("B4306", "forbidden") == 100),
+    ("Under pressure the polish changes nothing: 35% before and after",
+     lambda: near(*((at(run, "pressed"), 35) for run in ("B4600", "B4608")))),
     ("The base gives the answer alone in 88% of the cases",
      lambda: near((at("Micro-L", "brief", None, FORMAT), 88))),
     ("Along every run the share falls, and at the end it is zero in all of them, brief "
