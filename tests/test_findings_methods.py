@@ -15,9 +15,12 @@ from sftrepro.profiles import load_profile
 from sftrepro.robustness import robustness_table
 from sftrepro.runs import run_specs
 from sftrepro.spending import in_the_time_of, spent
+from sftrepro.stats import Pair, contrasts
 
 MICRO, BEYOND = load_profile("micro"), load_profile("micro-beyond")
-RUNS = ["R25", "B4301", "B4413", "B4302", "R05", "B4306"]
+RUNS = ["R25", "B4301", "B4413", "B4302", "B4412", "B4303", "B4304", "B4305", "R05", "B4306"]
+PAIRS = [("B4301", "R25"), ("B4306", "R05"), ("B4301", "base"), ("B4306", "base"), ("B4302", "R25"),
+         ("B4302", "B4301"), ("B4305", "B4302")]  # the chapter's table
 OUT = "order knowledge program".split()
 
 
@@ -50,6 +53,20 @@ def effect(claim: str, benchmark: str, comparison: str) -> tuple[float, float, f
     "An estimate and its interval, as the verdict's table has them."
     found = verdict(claim).comparisons.filter(benchmark=benchmark, name=comparison)
     return found.select("estimate", "low", "high").row(0)
+
+
+@cache
+def table() -> pl.DataFrame:
+    "The differences at the last steps, as the chapter's table has them."
+    last = dict(results().group_by("series").agg(pl.col("step").max()).iter_rows()) | {"base": 0}
+    return contrasts(results(), [
+        Pair(benchmark=name, name=f"{above} minus {below}", above=(above, last[above]),
+             below=(above if below == "base" else below, last[below]))
+        for name in results()["benchmark"].unique(maintain_order=True) for above, below in PAIRS])
+
+
+def apart(benchmark: str, comparison: str) -> tuple[float, float, float]:
+    return table().filter(benchmark=benchmark, name=comparison).select("estimate", "low", "high").row(0)
 
 
 def operations(*runs: str, step: int | None = None, unit: str = "R25") -> float:
@@ -87,6 +104,16 @@ METHODS: list[tuple[str, Callable[[], bool]]] = [
      lambda: near(*((at(run, name), score) for name, scores in
                     {"knowledge": (99, 100), "order": (94.5, 100), "program": (67, 62)}.items()
                     for run, score in zip(("R25", "B4301"), scores, strict=True)))),
+    ("they reach 96% with reinforcement and 78% with finetuning, 19 points less (7 to 30)",
+     lambda: near((at("B4306", "order"), 96), (at("R05", "order"), 77.5),
+                  *zip(apart("order", "B4306 minus R05"), (18.5, 7, 30), strict=True))),
+    ("A quarter of each, twice, takes 93% of the operations and ends competition questions at 75% and programs at 68%",
+     lambda: near((operations("B4412", "B4303", "B4304", "B4305"), 93), (at("B4305", "competition"), 75),
+                  (at("B4305", "program"), 68))),
+    ("That is 8 and 6 points below half of each, and both intervals hold zero",
+     lambda: near(*((apart(name, "B4305 minus B4302")[0], points) for name, points in
+                    (("competition", -8), ("program", -6))))
+     and all(apart(name, "B4305 minus B4302")[2] > 0 for name in ("competition", "program"))),
     ("their responses are about as long, 64 and 59 tokens",
      lambda: near((at("R25", "arithmetic", value="tokens"), 64), (at("B4301", "arithmetic", value="tokens"), 59))),
     ("reaches 100% in arithmetic as well, on the analog of the 8B base, where the usual traces leave it at 33%",
@@ -115,8 +142,10 @@ METHODS: list[tuple[str, Callable[[], bool]]] = [
     ("On the 8B analog statements and instructions stay within six points",
      lambda: max(abs(at(run, name) - at("Micro-L", name)) for run in ("R05", "B4306")
                  for name in ("statement", "instruction")) < 6),
-    ("98% at the base and after finetuning, 94% after reinforcement, whose answers to them have become twice as long",
-     lambda: near((at("Micro-L", "how_to"), 98), (at("R05", "how_to"), 98), (at("B4306", "how_to"), 94),
+    ("98% at the base and after finetuning, 94% after reinforcement, whose answers to it have become twice as long; "
+     "the interval of that difference, from -11 to 3, holds zero",
+     lambda: near(*zip(apart("how_to", "B4306 minus R05")[1:], (-11, 3), strict=True),
+                  (at("Micro-L", "how_to"), 98), (at("R05", "how_to"), 98), (at("B4306", "how_to"), 94),
                   (at("B4306", "how_to", value="tokens") / at("Micro-L", "how_to", value="tokens"), 2.1))),
     ("Four epochs of finetuning leave arithmetic at 27%, and half of the reinforcement lifts it to 100%",
      lambda: near((at("B4413", "arithmetic"), 27), (at("B4302", "arithmetic"), 100))),
