@@ -38,11 +38,14 @@ def effect(row: dict) -> str:
 
 # %% ../nbs/14a_cards.ipynb #77c6eb1e
 def comparison_table(verdict: Verdict) -> str:
-    "Effects, intervals, smallest visible effects and outcomes of a verdict."
+    "Effects, intervals, smallest visible effects and outcomes of a verdict; a test is named in its first row."
     header = ["test", "benchmark", "comparison", "effect [simultaneous interval]", "smallest effect visible",
               "outcome", "seeds", "items"]
-    rows = [[row["test"], row["benchmark"], row["comparison"], effect(row), amount(row["smallest"], row["unit"]),
-             row["outcome"], str(row["seeds"]), str(row["items"])] for row in verdict.comparisons.iter_rows(named=True)]
+    tests = verdict.comparisons["test"].to_list()
+    named = [test if test != before else "" for before, test in zip([None, *tests], tests, strict=False)]
+    rows = [[test, row["benchmark"], row["comparison"], effect(row), amount(row["smallest"], row["unit"]),
+             row["outcome"], str(row["seeds"]), str(row["items"])]
+            for test, row in zip(named, verdict.comparisons.iter_rows(named=True), strict=True)]
     return html_table(header, rows)
 
 # %% ../nbs/14a_cards.ipynb #47fc7ac9

@@ -305,7 +305,8 @@ def law_lines(law: Law, sweep: Sweep) -> pl.DataFrame:  # base, key, kind, step,
     runs = sweep.cells.unique("series", maintain_order=True).drop("steps")
     smooth = runs.join(steps, how="cross")
     smooth = smooth.with_columns(gain=predicted(law, smooth), kind=pl.lit("law"))
-    rows = pl.concat([measured, smooth], how="diagonal_relaxed").with_columns(key=pl.format("{} queries", "queries"))
+    rows = pl.concat([measured, smooth], how="diagonal_relaxed").with_columns(key=pl.col("queries").map_elements(
+        "{:,} queries".format, return_dtype=pl.String))
     text = pl.col("gain").map_elements(number, return_dtype=pl.String)
     columns = ["base", "key", "kind", pl.col("steps").alias("step"), pl.col("gain").round(2), text.alias("text")]
     return rows.sort("parameters", maintain_order=True).select(columns)
@@ -314,7 +315,7 @@ def law_lines(law: Law, sweep: Sweep) -> pl.DataFrame:  # base, key, kind, step,
 def law_picture(law: Law, sweep: Sweep) -> Picture:
     "The gains of a sweep and its law, one panel for each base."
     rows, names = law_lines(law, sweep), sweep.cells["queries"].unique().sort()
-    legend = keys([f"{queries} queries" for queries in names])
+    legend = keys([f"{queries:,} queries" for queries in names])
     look = styles(legend)
     shown = sorted(set(sweep.cells["steps"]))
     ends = alt.Scale(domain=[min(0, rows["gain"].min()), rows["gain"].max()])

@@ -368,7 +368,7 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
     look = styles([(PUBLISHED_KEY if key.hollow else OUR_KEY)._replace(label=key.label) for key in legend])
     order = frame["series"].unique(maintain_order=True).to_list()
     row = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
-    axis = alt.Axis(tickCount=5, domain=False, ticks=False)
+    axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelOverlap="greedy", labelSeparation=6)
     value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=axis)
     chart = specification(*intervals(frame, row), marks(frame, look, ["key"], value, row))
     panels, left_out = in_panels(chart, frame, x, titles, better, 26)

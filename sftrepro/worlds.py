@@ -206,7 +206,7 @@ def show_doses(dial: str, results: pl.DataFrame,  # of `measured_worlds`
 
 # %% ../nbs/14k_worlds.ipynb #acbf55be
 SAID = {"thinking out of domain": "thinking elsewhere", "voices": "voice of thinking", "styles": "ways to ask sums",
-        "moves": "teacher's moves read", "words": "teacher's words", "forbidden": "forbidden thoughts"}
+        "moves": "moves read", "words": "teacher's words", "forbidden": "forbidden thoughts"}
 
 def world_names(results: pl.DataFrame, profile: Profile, run: str) -> dict[str, str]:
     "What a figure calls the worlds that have results, by the series of the run there."
