@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['SERIES_COLOURS', 'GREY', 'TEXT', 'MUTED', 'RULE', 'PAPER', 'FONT', 'ROWS', 'NAMES_SHOWN', 'KNOWN', 'OUR_KEY',
-           'PUBLISHED_KEY', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch', 'specification', 'panel',
-           'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'seeds_of', 'provenance', 'download', 'figure',
-           'show', 'together', 'legend_of', 'subtitle', 'at_end', 'in_panels', 'step_axis', 'styles', 'marks',
+           'PUBLISHED_KEY', 'RUN_ALONE', 'number', 'estimate', 'Key', 'as_published', 'keys', 'swatch', 'specification',
+           'panel', 'Picture', 'drawing', 'embedded', 'charts', 'as_of', 'span', 'seeds_of', 'provenance', 'download',
+           'figure', 'show', 'together', 'legend_of', 'subtitle', 'at_end', 'in_panels', 'step_axis', 'styles', 'marks',
            'with_intervals', 'stretches', 'line_layers', 'trajectory', 'intervals', 'points', 'merged', 'wide', 'cell',
            'kind', 'html_table', 'table']
 
@@ -356,6 +356,8 @@ def intervals(frame: pl.DataFrame, y: alt.Y) -> list[alt.Chart]:
     return with_intervals(frame, bar.encode(x=alt.X("low:Q", title=None), x2="high:Q", y=y))
 
 # %% ../nbs/14_plots.ipynb #268e7876
+RUN_ALONE = "replace(datum.label, regexp('^([RB][0-9][-a-z0-9]*): .*'), '$1')"  # R25 for `R25: Math-CoT, 8 epochs`
+
 def points(estimates: pl.DataFrame,                # benchmark, series, value, low, high, seeds, items; one row each
            published: pl.DataFrame | None = None,  # benchmark, series, value, confidence
            *, x: str,                              # what the value is, with its unit
@@ -367,7 +369,8 @@ def points(estimates: pl.DataFrame,                # benchmark, series, value, l
     frame, legend = together(estimates, published, digits), legend_of(estimates, published)
     look = styles([(PUBLISHED_KEY if key.hollow else OUR_KEY)._replace(label=key.label) for key in legend])
     order = frame["series"].unique(maintain_order=True).to_list()
-    row = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190))
+    crowded = {"labelExpr": RUN_ALONE} if max(map(len, order), default=0) > 30 else {}
+    row = alt.Y("series:N", title=None, sort=order, axis=alt.Axis(domain=False, ticks=False, labelLimit=190, **crowded))
     axis = alt.Axis(tickCount=5, domain=False, ticks=False, labelOverlap="greedy", labelSeparation=6)
     value = alt.X("value:Q", title=None, scale=alt.Scale(zero=True), axis=axis)
     chart = specification(*intervals(frame, row), marks(frame, look, ["key"], value, row))

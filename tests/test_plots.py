@@ -113,6 +113,14 @@ def test_points_give_every_series_a_row() -> None:
     assert "34.0 [" not in plots.charts(picture) and "60.0 [55.0, 66.0]" in plots.charts(picture)
 
 
+def test_long_names_of_runs_leave_room_for_the_points() -> None:
+    ends = ESTIMATES.filter(step=40, benchmark="order")
+    long = ends.with_columns(series=pl.lit("B4302: RL from B4413, Micro-M, 640 rows, ") + pl.col("series"))
+    for frame, shown in ((long, ["B4302", "B4302"]), (ends, ["Math-CoT", "Math-NoCoT"])):
+        still = plots.drawing(plots.points(frame, x="score (%)").panels[0])
+        assert [name for name in re.findall(r">([^<>]+)</text>", still) if name[0] in "BM"] == shown
+
+
 def test_tables_show_numbers_on_the_right_and_escape_text() -> None:
     shown = plots.table(pl.DataFrame({"run": ["<b>R25</b>"], "score": [3.14159], "steps": [1280]}))
     assert "&lt;b&gt;R25&lt;/b&gt;" in shown
