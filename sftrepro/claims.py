@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from . import item_results, store
 from .controls import Control, failure, lifted_by_format
-from .measurements import conditional_share, counterparts, measured
+from .measurements import at_profile, conditional_share, measured
 from .profiles import ROOT, Frozen, Profile, RequestError, load_profile
 from .runs import run_named, run_specs
 from .stats import Pair, contrasts, excursion, furthest_step
@@ -305,7 +305,7 @@ def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Prof
                lifted: Sequence[str] = (),  # benchmarks that the format alone lifts
                ) -> Judged:
     "One test: its family of comparisons, judged benchmark by benchmark."
-    ours = [counterparts(profile).get(paper, paper) for paper in test.benchmarks]
+    ours = [at_profile(paper, profile) for paper in test.benchmarks]
     present = [name for name in ours if name in set(results["benchmark"].unique())]
     reasons = {name: no_room(test, results, name) for name in present}
     if test.kind == "contrast" and test.content:

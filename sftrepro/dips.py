@@ -12,7 +12,7 @@ import polars as pl
 
 from . import item_results
 from .claims import Excursion, compare_ends, judge_dip, ledger, no_room, runs_published
-from .measurements import conditional_share, measured, published_name
+from .measurements import conditional_share, measured
 from .profiles import Profile, load_profile, settings, variants
 from .runs import THINKING, run_specs
 from .stats import estimates
@@ -139,13 +139,12 @@ def recovery(results: pl.DataFrame,  # of one run and one benchmark
 def chain_evidence(results: pl.DataFrame,  # of `measurements.measured`
                    benchmark: str) -> pl.DataFrame:
     "The rows on which H40a is judged, of those runs that are there."
-    name = published_name(benchmark)
     runs = {run: rows for (run,), rows in results.filter(benchmark=benchmark).group_by("series", maintain_order=True)}
-    rows = [renamed(runs[run], "with chains", f"{name} of {run}") for run in CHAINS if run in runs]
+    rows = [renamed(runs[run], "with chains", f"{benchmark} of {run}") for run in CHAINS if run in runs]
     for pair in PAIRS:
         for run, series in zip(pair, ("recovery with chains", "recovery without"), strict=True):
             if set(pair) <= set(runs):
-                rows.append(renamed(recovery(runs[run]), series, f"{name} of {' over '.join(pair)}"))
+                rows.append(renamed(recovery(runs[run]), series, f"{benchmark} of {' over '.join(pair)}"))
     return pl.concat(rows)
 
 # %% ../nbs/13c_dips.ipynb #6a735dca
@@ -153,7 +152,7 @@ def sound_evidence(answers: pl.DataFrame,  # of `measurements.responses`
                    benchmark: str) -> pl.DataFrame:
     "The rows on which H40b is judged, as far as sound responses are concerned."
     rows = sound_scores(answers.filter(benchmark=benchmark))
-    return renamed(rows, "", f"{published_name(benchmark)}, sound responses").with_columns(
+    return renamed(rows, "", f"{benchmark}, sound responses").with_columns(
         series=rows["series"] + ", sound")
 
 # %% ../nbs/13c_dips.ipynb #5ef4e915
@@ -176,6 +175,6 @@ def stop_evidence(stopped: pl.DataFrame,  # of `stopped_results`
     "The rows on which H40b is judged, as far as stopping is concerned."
     base, thinker = stopped.filter(series=run, step=0), stopped.filter(pl.col("series").str.ends_with(THINKING))
     ends = {f"{run} in the dip, stopped": stopped.filter(series=run, step=step), "base made to think, stopped": thinker}
-    name = f"{published_name(benchmark)}, stopped after {tokens}"
+    name = f"{benchmark}, stopped after {tokens}"
     return pl.concat([renamed(rows.with_columns(step=pl.lit(at, stopped["step"].dtype)), series, name)
                       for series, end in ends.items() for at, rows in enumerate((base, end))])

@@ -13,7 +13,7 @@ import polars as pl
 
 from .claims import runs_published
 from .dips import lowest
-from .measurements import conditional_share, measured, published_name
+from .measurements import conditional_share, measured
 from .profiles import Profile, variants
 from .stats import Pair, contrasts, family, paired
 
@@ -94,7 +94,7 @@ def lost_and_never(results: pl.DataFrame,  # of one run and one benchmark, from 
     base, dip, end = np.moveaxis(moments(results), -1, 0)
     items = results["item_id"].cast(pl.String).unique().sort()
     lost, never = base * (1 - dip), (1 - base) * (1 - dip)
-    name = f"{published_name(results['benchmark'][0])} of {results['series'][0]}"
+    name = f"{results['benchmark'][0]} of {results['series'][0]}"
     groups = {LOST: lost, NEVER: never, EASY: as_easy(lost, never, classes)}
     return pl.concat([share_rows(series, name, items, group, end, int(series == LOST))
                       for series, group in groups.items()])

@@ -490,7 +490,7 @@ def error(predictor: str, benchmark: str, column: str = "error") -> float:
 
 
 def larger(*pairs: str) -> list[float]:
-    rows = h40("H40a").filter(pl.col("benchmark").is_in([f"MATH500 of {pair}" for pair in pairs]))
+    rows = h40("H40a").filter(pl.col("benchmark").is_in([f"arithmetic of {pair}" for pair in pairs]))
     return rows["estimate"].to_list()
 
 
