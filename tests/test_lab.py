@@ -192,6 +192,13 @@ def test_what_starts_the_book_elsewhere_names_things_that_exist() -> None:
     assert f'repository = "{address}"' in colab and "tools/install.py" in colab
 
 
+def test_the_lab_opens_for_root_too_as_one_is_in_a_container() -> None:
+    plan = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    line = plan.splitlines()[-1].replace(".venv/bin/jupyter", "echo")
+    given = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout.split()
+    assert given == ["lab", "nbs/00_quickstart.ipynb", *["--allow-root"] * (os.getuid() == 0)]
+
+
 def test_the_first_cell_does_nothing_where_the_library_is_there() -> None:
     assert find_spec("sftrepro") is not None
     colab = next(cell["source"] for cell in notebook_cells(QUICKSTART) if "find_spec" in cell["source"])
