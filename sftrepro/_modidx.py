@@ -602,6 +602,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'sftrepro.item_results.tokens_file': ('item_results.html#tokens_file', 'sftrepro/item_results.py'),
                                        'sftrepro.item_results.verified_results': ( 'item_results.html#verified_results',
                                                                                    'sftrepro/item_results.py'),
+                                       'sftrepro.item_results.verified_tokens': ( 'item_results.html#verified_tokens',
+                                                                                  'sftrepro/item_results.py'),
                                        'sftrepro.item_results.versions': ('item_results.html#versions', 'sftrepro/item_results.py'),
                                        'sftrepro.item_results.with_numbers': ( 'item_results.html#with_numbers',
                                                                                'sftrepro/item_results.py')},

@@ -100,7 +100,7 @@ def ready(chapter: Chapter, profile: Profile, command: str, make: bool) -> None:
     from sftrepro import item_results
     item_results.verified_results(profile, needs["score"], f"chapter {chapter.path.stem}")
     if needs["tokens"]:
-        item_results.read_tokens(profile, needs["tokens"], f"chapter {chapter.path.stem}")
+        item_results.verified_tokens(profile, needs["tokens"], f"chapter {chapter.path.stem}")
 
 # %% ../nbs/19_cli.ipynb #65424043
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

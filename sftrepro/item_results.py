@@ -4,7 +4,7 @@
 __all__ = ['GRADES', 'ITEM_RESULTS', 'POINTERS', 'RESPONSES', 'TOKEN_RESULTS', 'checked_results', 'in_gallery', 'numbered_items',
            'with_numbers', 'publish_results', 'verified_results', 'listed_items', 'read_published', 'read_results',
            'read_gallery', 'is_published', 'scan_responses', 'tokens_file', 'checked_tokens', 'publish_tokens',
-           'read_tokens', 'record', 'records', 'versions']
+           'verified_tokens', 'read_tokens', 'record', 'records', 'versions']
 
 # %% ../nbs/02a_item_results.ipynb #5e6bb364
 import io
@@ -245,17 +245,22 @@ def publish_tokens(profile: Profile, run_id: str,
     return path
 
 # %% ../nbs/02a_item_results.ipynb #074910fe
-def read_tokens(profile: Profile, run_ids: Sequence[str],
-                reader: str = "this chapter",  # who needs them, for the message
-                ) -> pl.DataFrame:
-    "Read the published token results of some runs, verified."
+def verified_tokens(profile: Profile, run_ids: Sequence[str],
+                    reader: str = "this chapter",  # who needs them, for the message
+                    ) -> list[Path]:               # raises RequestError for one that is missing or damaged
+    "The files with the token results of some runs."
     files = [tokens_file(profile, run_id) for run_id in run_ids]
     if missing := [file.stem for file in files if not (file.exists() and manifest_path(file).exists())]:
         raise RequestError(f"{reader} needs the token results of {len(missing)} runs that are not in the store "
                            f"(first: {missing[0]}). Make them: make rebuild PROFILE={profile.name}")
     for file in files:
         verify(file)
-    return pl.concat([checked_tokens(read_table(file), display_path(file)) for file in files])
+    return files
+
+def read_tokens(profile: Profile, run_ids: Sequence[str]) -> pl.DataFrame:
+    "Read the published token results of some runs, verified."
+    return pl.concat([checked_tokens(read_table(file), display_path(file))
+                      for file in verified_tokens(profile, run_ids)])
 
 # %% ../nbs/02a_item_results.ipynb #b417fc39
 def record(profile: Profile, run_id: str) -> dict[str, str | int]:

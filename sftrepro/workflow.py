@@ -375,7 +375,7 @@ def require_results(flow: Flow, stems: list[str]) -> None:
         spec = flow.jobs[f"chapter/{stem}"].spec
         item_results.verified_results(flow.profile, spec["results"], f"chapter {stem}")
         if tokens := spec.get("tokens"):
-            item_results.read_tokens(flow.profile, tokens, f"chapter {stem}")
+            item_results.verified_tokens(flow.profile, tokens, f"chapter {stem}")
 
 # %% ../nbs/16b_workflow.ipynb #6f6bf5d0
 def runs_beyond(name: str, profile: Profile) -> set[str]:  # of part III

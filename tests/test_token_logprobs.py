@@ -409,7 +409,7 @@ def test_what_is_published_comes_back_and_damage_is_refused(own_store: Path) -> 
     with pytest.raises(
         RequestError, match=r"^chapter 29 needs the token results of 1 runs that are not in the store \(first: R04-1\)"
     ):
-        item_results.read_tokens(smoke, ["R04-1"], "chapter 29")
+        item_results.verified_tokens(smoke, ["R04-1"], "chapter 29")
 
 
 @pytest.mark.parametrize(
