@@ -1,15 +1,14 @@
 """What chapters 45 and 46 say came out, against the committed results: each sentence with what it rests on."""
-import re
 from collections.abc import Callable
 from functools import cache
 
 import polars as pl
 import pytest
-from test_findings import REFUSED, RESULT, near
+from test_findings import REFUSED, loose, near
 from test_findings import at as paper_run
 
 from sftrepro.claims import judge, sight
-from sftrepro.contents import chapter_files, notebook_cells
+from sftrepro.contents import chapter_files
 from sftrepro.item_results import read_results
 from sftrepro.measurements import beyond
 from sftrepro.profiles import load_profile
@@ -187,9 +186,4 @@ def test_a_chapter_of_part_iii_says_what_came_out(chapter: str, sentence: str, h
 
 @pytest.mark.parametrize("stem", sorted({stem for stem, _, _ in FINDINGS}))
 def test_every_sentence_of_part_iii_that_says_what_came_out_is_held(stem: str) -> None:
-    cells = [cell["source"] for cell in notebook_cells(chapter_files()[stem]) if cell["cell_type"] == "markdown"]
-    section = " ".join(cell for cell in cells if "## What we make of it" in cell).replace("\n", " ")
-    said = [sentence for sentence in re.split(r"(?<=[.?!])\**\s+", section) if RESULT.search(sentence)]
-    held = [text for chapter, text, _ in FINDINGS if chapter == stem]
-    loose = [sentence for sentence in said if not any(part in sentence for text in held for part in text.split(". "))]
-    assert loose == [], "add each to FINDINGS with what it rests on"
+    assert loose(stem, FINDINGS) == [], "add each to FINDINGS with what it rests on"

@@ -1,16 +1,15 @@
 "What chapters 41 and 44 say came out, against the committed results: each sentence with the numbers it rests on."
 
 import math
-import re
 from collections.abc import Callable
 from functools import cache
 
 import polars as pl
 import pytest
-from test_findings import RESULT, near
+from test_findings import loose, near
 
 from sftrepro.claims import judge
-from sftrepro.contents import chapter_files, notebook_cells
+from sftrepro.contents import chapter_files
 from sftrepro.factorial import design, effects, matched_pairs
 from sftrepro.law import (
     fitted,
@@ -421,9 +420,4 @@ def test_a_chapter_says_what_came_out(chapter: str, sentence: str, holds: Callab
 
 @pytest.mark.parametrize("stem", sorted({stem for stem, _, _ in FINDINGS}))
 def test_every_sentence_that_says_what_came_out_is_held(stem: str) -> None:
-    cells = [cell["source"] for cell in notebook_cells(chapter_files()[stem]) if cell["cell_type"] == "markdown"]
-    section = " ".join(cell for cell in cells if "## What we make of it" in cell).replace("\n", " ")
-    said = [sentence for sentence in re.split(r"(?<=[.?!])\**\s+", section) if RESULT.search(sentence)]
-    held = [text for chapter, text, _ in FINDINGS if chapter == stem]
-    loose = [sentence for sentence in said if not any(part in sentence for text in held for part in text.split(". "))]
-    assert loose == [], "add each to FINDINGS with what it rests on"
+    assert loose(stem, FINDINGS) == [], "add each to FINDINGS with what it rests on"
