@@ -42,6 +42,7 @@ from sftrepro.sft import (
 )
 from .store import data_folder, write_json, write_table
 
+# %% ../nbs/09a_rl.ipynb #2a288a61
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # TRL knows some versions of vLLM; it is not used here
     from trl import GRPOConfig, GRPOTrainer
