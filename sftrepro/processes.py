@@ -27,7 +27,6 @@ import typer
 
 from . import store
 from .chapters import JobFailed, read_chapter
-from .codegraph import imports_of
 from .contents import chapter_files
 from .execution import do
 from .profiles import Profile, RequestError
@@ -177,7 +176,7 @@ def modules_of(job: Job, flow: Flow) -> set[str]:
     "The modules that a job imports."
     if job.kind != "chapter":
         return {f"sftrepro.{entry.split('.')[0]}" for entry in entry_points(job.method, flow.profile)}
-    imports = imports_of(read_chapter(chapter_files()[job.key]).tree).values()
+    imports = read_chapter(chapter_files()[job.key]).imports.values()
     return {"ipykernel.kernelapp", "papermill", *(f"sftrepro.{target.split('.')[0]}" for target in imports)}
 
 def prepare(jobs: list[Job], flow: Flow) -> None:

@@ -10,7 +10,6 @@ __all__ = ['ENTRIES', 'BY_QUERIES', 'SELECTING_SETTINGS', 'PUBLISHING', 'Goal', 
            'require_results', 'runs_beyond', 'jobs_named', 'missing_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
-import ast
 import os
 import re
 from collections.abc import Collection
@@ -20,7 +19,7 @@ from typing import Literal, NamedTuple
 
 from . import store
 from .chapters import Chapter, find_chapter, made_runs, read_chapter
-from .codegraph import Library, closure, free_names, imports_of, library
+from .codegraph import Library, closure, library
 from .contents import chapter_files
 from sftrepro.profiles import (
     ROOT,
@@ -150,10 +149,10 @@ def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
 
 def tokens_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     "Run ids whose token results a chapter reads."
-    needed = results_needed(chapter, profile)
-    modules = {target.split(".")[0] for target in imports_of(chapter.tree).values()} if needed else set()
+    if "token_logprobs" not in {target.split(".")[0] for target in chapter.imports.values()}:
+        return ()
     traced = {spec.run_id for spec in run_specs(profile) if spec.paper_run in profile.traced}
-    return tuple(key for key in needed if key in traced) if "token_logprobs" in modules else ()
+    return tuple(key for key in results_needed(chapter, profile) if key in traced)
 
 # %% ../nbs/16b_workflow.ipynb #0fed05df
 def chapter_needs(chapter: Chapter, profile: Profile) -> dict[str, list[str]]:
@@ -182,7 +181,7 @@ def jobs(profile: Profile) -> dict[str, Job]:
 SELECTING_SETTINGS = {"name", "description", "testable", "bases", "runs", "seeds", "traced", "controls", "bases_dir",
                       "results_dir"}
 
-def settings_used(attributes: set[str],  # every `.attribute` in some code
+def settings_used(attributes: Collection[str],  # every `.attribute` in some code
                   profile: Profile) -> dict[str, object]:
     "The values of the settings that some code can touch."
     return {field: value for field, value in profile.model_dump(mode="json").items() if field in attributes}
@@ -204,16 +203,14 @@ def job_inputs(job: Job, profile: Profile,
 # %% ../nbs/16b_workflow.ipynb #0b915aa3
 def library_names(chapter: Chapter, code: Library) -> set[str]:
     "The definitions of the library that a chapter's code reads directly."
-    imports = imports_of(chapter.tree)
-    heads = [(name.split(".")[0], name) for name in free_names(chapter.tree)]
+    imports, heads = chapter.imports, [(name.split(".")[0], name) for name in chapter.reads]
     full = [f"{imports[head]}{name.removeprefix(head)}" for head, name in heads if head in imports]
     return {name for name in (".".join(dotted.split(".")[:2]) for dotted in full) if name in code}
 
 # %% ../nbs/16b_workflow.ipynb #f0746b8b
-def chapter_settings(chapter: Chapter, attributes: set[str], profile: Profile) -> dict[str, object]:
+def chapter_settings(chapter: Chapter, attributes: Collection[str], profile: Profile) -> dict[str, object]:
     "The settings that a chapter can touch, for each profile that it names."
-    words = {node.value for node in ast.walk(chapter.tree) if isinstance(node, ast.Constant)}
-    named = {name for name in settings().sections() if name in words and name != chapter.parameters.get("profile")}
+    named = chapter.words.intersection(settings().sections()) - {chapter.parameters.get("profile")}
     named |= {profile.name} if "profile" in chapter.parameters else set()
     return {f"[{name}] {field}": value for name in sorted(named)
             for field, value in settings_used(attributes, load_profile(name)).items()}
@@ -223,8 +220,7 @@ def chapter_inputs(job: Job, profile: Profile, code: Library) -> dict:
     "What decides the page of a chapter, except the files that it reads: those are noted when it runs."
     chapter = read_chapter(chapter_files()[job.key])
     names = closure(library_names(chapter, code), code)
-    attributes = {node.attr for node in ast.walk(chapter.tree) if isinstance(node, ast.Attribute)}
-    attributes |= {attribute for name in names for attribute in code[name].attributes}
+    attributes = chapter.attributes.union(*(code[name].attributes for name in names))
     return {"chapter": chapter.digest, "spec": job.spec, "settings": chapter_settings(chapter, attributes, profile),
             "code": {name: code[name].digest for name in names}}
 

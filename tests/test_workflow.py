@@ -35,6 +35,26 @@ def test_definitions_worked_out_on_demand_are_those_worked_out_all_at_once() -> 
     ]
 
 
+def test_what_a_parser_makes_is_kept_until_the_file_changes_and_a_damaged_cache_does_no_harm(tmp_path: Path) -> None:
+    (file := tmp_path / "a.py").write_text("X = 1")
+    asked = []
+
+    def parse(path: Path) -> str:
+        asked.append(path)
+        return path.read_text(encoding="utf-8")
+    assert [codegraph.kept(file, parse) for _ in range(3)] == ["X = 1"] * 3 and len(asked) == 1
+    file.write_text("X = 2")
+    assert [codegraph.kept(file, parse) for _ in range(3)] == ["X = 2"] * 3 and len(asked) == 2
+    cache, = (tmp_path / "__pycache__").iterdir()
+    for content in (b"", cache.read_bytes()[:-9], b"X"):
+        cache.write_bytes(content)
+        assert codegraph.kept(file, parse) == "X = 2"
+    assert len(asked) == 5
+    shutil.rmtree(cache.parent)
+    cache.parent.write_text("where nothing can be written")
+    assert codegraph.kept(file, parse) == "X = 2"
+
+
 @pytest.mark.parametrize(("text", "names"), [
     ("def f(x, *y, **z): return x + y + z + w", {"w"}),
     ("def f(x=a, *, y: b = 1) -> c: return x", {"a", "b", "c"}),
