@@ -4,7 +4,7 @@
 __all__ = ['KERNEL_ARGUMENTS', 'QUIET', 'Chapter', 'parameters_of', 'parse_chapter', 'read_chapter', 'chapter_at', 'find_chapter',
            'listed', 'converted', 'made_runs', 'check_runs', 'names_something', 'check_words', 'example_value',
            'checked_parameter', 'checked_parameters', 'noted_reads', 'literal', 'JobFailed', 'chapter_error',
-           'temporary_folder', 'OwnPython', 'execute', 'serve_kernel', 'Copied']
+           'temporary_folder', 'OwnPython', 'execute', 'with_text', 'serve_kernel', 'Copied']
 
 # %% ../nbs/16a_chapters.ipynb #006163df
 import ast
@@ -37,7 +37,8 @@ from .runs import THINKING, run_named, run_specs
 class Chapter(NamedTuple):
     "A notebook as the workflow sees it."
     path: Path
-    digest: str                    # of cells and tags; outputs do not count
+    digest: str                    # of its code cells and their tags; outputs do not count
+    text: str                      # a digest of its other cells, and of where they stand
     parameters: dict[str, object]  # name -> default
     imports: dict[str, str]        # name in its code -> `module` or `module.name` of the library
     reads: frozenset[str]          # names that its code reads and does not bind, with their attributes
@@ -61,10 +62,12 @@ def parse_chapter(path: Path) -> Chapter:  # raises RequestError for a broken no
         parameters = [parameters_of(source) for _, source, tags in cells if "parameters" in tags]
     except ValueError:
         raise unreadable(path, "declares a parameter whose default is not a plain value") from None
+    code = [cell for cell in cells if cell[0] == "code"]
+    text = [cell if cell[0] != "code" else "" for cell in cells]
     constants = {str(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    return Chapter(path, digest(cells)[:12], parameters[0] if parameters else {}, imports_of(tree),
-                   frozenset(free_names(tree)), attributes_of([tree]),
-                   frozenset(word for word in constants if re.fullmatch(r"[\w-]+", word)))
+    words = frozenset(word for word in constants if re.fullmatch(r"[\w-]+", word))
+    return Chapter(path, digest(code)[:12], digest(text)[:12], parameters[0] if parameters else {}, imports_of(tree),
+                   frozenset(free_names(tree)), attributes_of([tree]), words)
 
 def read_chapter(path: Path) -> Chapter:  # raises RequestError for a broken notebook
     "What the workflow knows of a notebook, read once as long as its file stays the same."
@@ -239,6 +242,19 @@ def execute(path: Path,                     # the notebook
             shutil.move(temporary, failed)
             raise chapter_error(error, path, failed) from error
     return [file for file in files if not file.is_relative_to(scratch)]
+
+# %% ../nbs/16a_chapters.ipynb #d2b7f815
+def with_text(executed: list[dict],  # the cells of the last run, with their outputs
+              cells: list[dict],     # those of the notebook: the same code, other text
+              ) -> list[dict]:
+    "The cells of a notebook with the outputs of an earlier run of its code."
+    ran = [cell for cell in executed if cell["cell_type"] == "code"]
+    renewed = []
+    for cell in cells:
+        renewed.append(ran.pop(0) if cell["cell_type"] == "code" else cell)
+        if ran and "injected-parameters" in ran[0]["metadata"].get("tags", []):  # papermill's, after the defaults
+            renewed.append(ran.pop(0))
+    return renewed
 
 # %% ../nbs/16a_chapters.ipynb #6a41d90b
 def serve_kernel(arguments: list[str], environment: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from conftest import NANO, Repository
+from conftest import NANO, Repository, write_notebook
 
 from sftrepro import chapters, codegraph, execution, mixtures, workflow
 from sftrepro.profiles import ROOT, RequestError, load_profile
@@ -167,7 +167,31 @@ def made(made_once: Repository, tmp_path: Path) -> Repository:
 
 def test_prose_makes_its_own_chapter_stale_and_no_other(made: Repository) -> None:
     made.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
-    assert json.loads(made.python(STALE)) == {"chapter/21_plain": ["the notebook's cells changed"]}
+    assert json.loads(made.python(STALE)) == {"chapter/21_plain": [workflow.TEXT_CHANGED]}
+
+
+def test_new_text_is_put_around_the_outputs_of_the_last_run_and_new_code_is_run(tmp_path: Path) -> None:
+    repository = Repository.new(tmp_path / "repository")
+    repository.publish()
+    write_notebook(repository.folder / "nbs/20_toy.ipynb", [
+        ("# A clock", ()), ("profile = 'smoke'", ("parameters",)), ("# Now", ()),
+        ("import time\nprint(profile, time.time())", ()), ("# The end", ())])
+    def done() -> list[list[str]]:
+        "Run the chapter; its text, and what it printed."
+        repository.python("from sftrepro import execution, workflow\nfrom sftrepro.profiles import load_profile\n"
+                          "execution.do('chapter/20_toy', workflow.load_flow(load_profile('tiny')))")
+        assert "chapter/20_toy" not in json.loads(repository.python(STALE))
+        cells = json.loads((repository.build / "executed/tiny/20_toy.ipynb").read_text())["cells"]
+        text = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+        return [text, *(output["text"] for cell in cells for output in cell.get("outputs", []))]
+    text, first = done()
+    assert text == ["# A clock", "# Now", "# The end"] and first[0].startswith("tiny ")
+    repository.edit("nbs/20_toy.ipynb", "# Now", "# Later")
+    assert done() == [["# A clock", "# Later", "# The end"], first]
+    repository.edit("nbs/20_toy.ipynb", "# The end", "# The very end")
+    repository.edit("nbs/20_toy.ipynb", "print(profile, ", "print(profile,  ")
+    text, last = done()
+    assert text == ["# A clock", "# Later", "# The very end"] and last != first
 
 
 @pytest.mark.parametrize(
