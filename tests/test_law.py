@@ -12,7 +12,7 @@ from sftrepro.chapters import find_chapter, read_chapter
 from sftrepro.claims import judge, ledger
 from sftrepro.contents import chapter_files
 from sftrepro.costs import hardware
-from sftrepro.factorial import design, effects, matched_pairs
+from sftrepro.factorial import averages, design, effects, matched_pairs, of_both_signs
 from sftrepro.law import (
     FACTORS,
     Law,
@@ -224,6 +224,18 @@ def test_effects_tell_steps_from_batch():
     expected = {"rows and steps": 0, "rows and reads": -8, "batch and steps": 0, "rows and batch": 8}
     for stay, low, high in found.select("stay", "low", "high").iter_rows():
         assert low <= expected[stay] <= high and high - low < 12
+
+
+def test_an_average_over_pairs_of_both_signs_says_so():
+    results = runs_at(lambda row: 0.7 if row["run"] == "B4105" else 0.5, FACTORIAL)
+    pairs = matched_pairs(design(MICRO, FACTORIAL))
+    found = effects(results, pairs, {"out of domain": ["program"]})
+    between = found.filter(pl.col("value").is_between(pl.col("lowest"), pl.col("highest")))
+    assert len(between) == len(found) == len(averages(pairs)[0])
+    assert found["lowest"].min() == pytest.approx(-20, abs=8) and found["highest"].max() < 10
+    ranges = pl.DataFrame({"lowest": [-3.0, 1.0, -5.0], "highest": [4.0, 9.0, -1.0]})
+    assert "In 1 of the 3 averages some pairs gain and others lose" in of_both_signs(ranges)
+    assert of_both_signs(ranges[1:]) == ""
 
 
 def test_runs_that_differ_in_too_much_are_refused():
