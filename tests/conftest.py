@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from sftrepro.profiles import ROOT
+from sftrepro.profiles import ROOT, changed, load_profile
 
 settings.register_profile("sftrepro", deadline=None)  # a busy machine is no failure
 settings.load_profile("sftrepro")
@@ -71,7 +71,7 @@ class Repository:
         "Make one."
         self = cls(folder)
         folder.mkdir(parents=True)
-        passing = shutil.ignore_patterns("_modidx.py", "*.pyc.*", ".partial.*", "exported.sha256")
+        passing = shutil.ignore_patterns("_modidx.py", "*.pyc.*", ".partial.*", "exported.sha256", "results", "bases")
         for name in ("sftrepro", "data"):  # with Python's caches and ours: the first command is as quick as the second
             shutil.copytree(ROOT / name, folder / name, ignore=passing)
         for name in ("pyproject.toml", "Snakefile", "settings.ini"):
@@ -175,18 +175,48 @@ for job in flow.jobs.values():
 """
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    "A folder that the first test process to ask for it makes and all share, so copy it to change it."
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        if not (folder / "done").exists():
+            make(folder)
+            (folder / "done").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    "The small repository with every job below its chapters done; all test processes share it, so copy it to change it."
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished/repository"
-    folder.parent.mkdir(exist_ok=True)
-    with open(folder.parent / "lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        if not (folder.parent / "done").exists():
-            Repository.new(folder).python(FINISH)
-            (folder.parent / "done").touch()
-    return Repository(folder)
+    "The small repository with every job below its chapters done."
+    folder = made_once(tmp_path_factory, "finished", lambda place: Repository.new(place / "repository").python(FINISH))
+    return Repository(folder / "repository")
+
+
+def pretrain_nano(folder: Path) -> None:
+    "Make a store with the base Nano of the profile smoke, little trained, and the first data set of R25."
+    from sftrepro import bases, data, runs, store
+    smoke = load_profile("smoke")
+    spec = runs.run_specs(smoke, ("R25",))[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFTREPRO_STORE", str(folder / "store"))
+        for place in (base := store.base_folder(smoke, "Nano"), rows := store.data_folder("smoke", spec.data, 1)):
+            place.mkdir(parents=True)
+        base_spec = next(base for base in smoke.bases if base.name == "Nano")
+        bases.pretrain(base_spec, changed(smoke, pretraining_tokens=50_000), base)
+        data.build(spec.data, 1, smoke, rows)
+
+
+@pytest.fixture(scope="module")
+def nano_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    "A store for one module, with a base and a data set of the profile smoke."
+    made = made_once(tmp_path_factory, "nano", pretrain_nano)
+    copy = shutil.copytree(made / "store", tmp_path_factory.mktemp("nano") / "store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFTREPRO_STORE", str(copy))
+        yield copy
 
 
 FINISH = """

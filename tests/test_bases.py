@@ -35,6 +35,13 @@ def test_digits_stand_apart_and_the_words_that_are_read_most_are_whole() -> None
     assert sum(len(micro(f" {word}")["input_ids"]) == 1 for word in PERSONS) >= 0.9 * len(PERSONS)  # asked about evenly
 
 
+def test_a_tokenizer_learns_from_no_more_than_its_base_reads() -> None:
+    assert len(list(sample_text(SMOKE))) == SMOKE.pretraining_tokens // bases.TOKENS_PER_DOCUMENT
+    micro, texts = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M")), list(sample_text(MICRO, 2_000))
+    mean = sum(map(len, micro(texts)["input_ids"])) / len(texts)
+    assert len(texts) == 2_000 and round(mean) == bases.TOKENS_PER_DOCUMENT
+
+
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="{}"), max_size=100))
 def test_the_chat_template_and_the_pretraining_documents_agree(prompt: str) -> None:
     turn = [{"role": "user", "content": prompt}]
@@ -80,22 +87,22 @@ def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path: Path, monkeypa
 
     class Killed(bases.Pretrainer):
         def training_step(self, *args, **kwargs):
-            if self.state.global_step == 9:
+            if self.state.global_step == 5:
                 raise KeyboardInterrupt
             return super().training_step(*args, **kwargs)
 
     def arguments(base, profile, folder):
         settings = often(base, profile, folder)
-        settings.save_steps = 4
+        settings.save_steps = 2
         return settings
 
     monkeypatch.setattr(bases, "pretraining_arguments", arguments)
-    short = SMOKE.model_copy(update={"pretraining_tokens": 64_000})
+    short = SMOKE.model_copy(update={"pretraining_tokens": 28_000})
     pretrain(short.bases[0], short, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(bases, "Pretrainer", Killed)
         pretrain(short.bases[0], short, tmp_path / "killed")
-    assert (tmp_path / "killed/checkpoints/checkpoint-8").is_dir()
+    assert (tmp_path / "killed/checkpoints/checkpoint-4").is_dir()
     pretrain(short.bases[0], short, tmp_path / "killed")
     whole, killed = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("whole", "killed"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -131,8 +138,10 @@ def test_a_committed_base_is_whole_and_of_the_declared_shape(base: BaseSpec) -> 
     assert len(AutoTokenizer.from_pretrained(folder)) == config["vocab_size"]
 
 
-def test_the_committed_bases_are_nine_small_and_speak_one_language() -> None:
+def test_the_committed_bases_are_nine_small_and_speak_one_language_that_anybody_can_learn_again() -> None:
     folders = [base_folder(MICRO, base.name) for base in MICRO.bases]
     assert len(folders) == 9
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
+    learnt = train_tokenizer(sample_text(MICRO))
+    assert learnt.get_vocab() == AutoTokenizer.from_pretrained(folders[0]).get_vocab()
     assert sum(file.stat().st_size for folder in folders for file in folder.iterdir()) < 24 * 2**20

@@ -333,8 +333,14 @@ def committed(name):
     return module
 
 
-def test_the_readme_says_what_the_committed_results_give():
-    assert (ROOT / "README.md").read_text() == committed("readme").current(), (
+def test_the_readme_and_the_file_of_a_release_say_what_the_committed_results_give(monkeypatch):
+    readme, verdicts = committed("readme"), committed("verdicts")
+    told = verdicts.verdicts("micro")
+    words = {id: claim["verdict"] for id, claim in told["claims"].items()}
+    assert list(words) == list(ledger().claims) and verdicts.difference(told, told).count("\n") == 1
+    assert set(words.values()) <= {*WORDS, claims.UNTESTABLE, claims.WAITING, "open"}
+    monkeypatch.setattr(readme, "current_verdicts", lambda profile, tokens: words)
+    assert (ROOT / "README.md").read_text() == readme.current(), (
         "write it anew: .venv/bin/python tools/readme.py"
     )
 

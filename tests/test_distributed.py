@@ -14,29 +14,15 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from transformers import AutoModelForCausalLM
 
-from sftrepro.bases import pretrain
-from sftrepro.data import build
-from sftrepro.profiles import RequestError, load_profile
+from sftrepro.profiles import RequestError, changed, load_profile
 from sftrepro.runs import RunSpec, run_specs
 from sftrepro.sft import CONFIGS, REFUSAL_FILE, finetune, launch, sharing, step_folder
-from sftrepro.store import base_folder, data_folder
+from sftrepro.store import base_folder
 
 SMOKE = load_profile("smoke")
-SPEC = run_specs(SMOKE)[0].model_copy(update={"micro_batch_size": 4, "epochs": 2})  # 8 steps of 16 rows
+SPEC = changed(run_specs(SMOKE)[0], base="Nano", micro_batch_size=4, epochs=2)  # 8 steps of 16 rows
 WORKER = "from sftrepro.sft import worker; worker()"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory):
-    "A store with the smoke base and one data set."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFTREPRO_STORE", str(tmp_path_factory.mktemp("store")))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        for folder in (base := base_folder(SMOKE, SPEC.base), rows := data_folder(SMOKE.name, SPEC.data, SPEC.seed)):
-            folder.mkdir(parents=True)
-        pretrain(SMOKE.bases[0], SMOKE.model_copy(update={"pretraining_tokens": 50_000}), base)
-        build(SPEC.data, SPEC.seed, SMOKE, rows)
-        yield
+pytestmark = pytest.mark.usefixtures("nano_store")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from sftrepro import evaluate
 from sftrepro.analogs import BENCHMARKS
-from sftrepro.bases import pretrain
 from sftrepro.evaluate import (
     REVISION,
     changed_rows,
@@ -34,15 +33,14 @@ from sftrepro.item_results import checked_results
 from sftrepro.profiles import BenchmarkSize, RequestError, load_profile
 from sftrepro.runs import run_specs
 from sftrepro.score import SCORERS, Score, Scorer
+from sftrepro.store import base_folder
 
-SMOKE = load_profile("smoke").model_copy(update={"pretraining_tokens": 50_000})
+SMOKE = load_profile("smoke")
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    pretrain(SMOKE.bases[0], SMOKE, folder)
-    return folder
+def base(nano_store: Path) -> Path:
+    return base_folder(SMOKE, "Nano")
 
 
 def test_item_results_keep_to_the_schema_and_pair_across_checkpoints(base: Path, tmp_path: Path) -> None:

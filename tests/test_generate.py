@@ -1,4 +1,5 @@
 """What the engines promise: the right tokens, each prompt for itself, and one answer whichever engine is asked."""
+import json
 import os
 import random
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import made_once
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -68,10 +70,9 @@ def song(rng: random.Random) -> tuple[str, str]:
     return f"<|im_start|>sing {syllable * times}<|im_end|>", thought + f" l{syllable}" * times
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    "A checkpoint of a few thousand weights that has learnt to sing, so that its responses end at all lengths."
-    folder, rng, tokenizer = tmp_path_factory.mktemp("tiny"), random.Random(0), tiny_tokenizer()
+def learn_to_sing(folder: Path) -> None:
+    "Make a checkpoint of a few thousand weights that has learnt to sing, so that its responses end at all lengths."
+    rng, tokenizer = random.Random(0), tiny_tokenizer()
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -86,9 +87,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.to(torch.bfloat16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    model.to(torch.bfloat16).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    "A checkpoint that sings."
+    return made_once(tmp_path_factory, "tiny", learn_to_sing) / "model"
 
 
 @pytest.fixture(scope="session")
@@ -313,41 +319,49 @@ def vllm() -> None:
         (pytest.fail if os.environ.get("SFTREPRO_REQUIRE_VLLM") == "1" else pytest.skip)(reason)
 
 
-def test_the_engines_agree_on_a_small_model(vllm: None, tiny: Path, prompts: list[str]) -> None:
-    ours, theirs = (generate(tiny, prompts, [0] * len(prompts), GREEDY, engine) for engine in ("transformers", "vllm"))
-    same = [
-        a.model_dump(exclude={"seconds"}) == b.model_dump(exclude={"seconds"})
-        for a, b in zip(ours, theirs, strict=True)
-    ]
+LIKELIEST = Sampling(temperature=1.5, top_p=1, top_k=1, max_new_tokens=48)
+
+
+@pytest.fixture(scope="session")
+def served(vllm: None, tiny: Path, prompts: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict:
+    "What vLLM writes, started once for all tests, and its exit code when its input ends."
+    def ask(folder: Path) -> None:
+        seeds = list(range(len(prompts)))
+        said = {name: generate(tiny, prompts, seeds, sampling, "vllm")
+                for name, sampling in (("greedy", GREEDY), ("warm", WARM), ("likeliest", LIKELIEST))}
+        said["stopped"] = generate(tiny, prompts, seeds, GREEDY, "vllm", thinking_limit=6)
+        said["backwards"] = generate(tiny, prompts[::-1], seeds[::-1], WARM, "vllm")
+        said["alone"] = [generate(tiny, [prompts[at]], [at], WARM, "vllm")[0] for at in range(4)]
+        process = opened(tiny, "vllm", "float32").servers[0].process
+        process.stdin.close()
+        code = process.wait(timeout=600)
+        module._opened.clear()
+        texts = {name: [response.model_dump(exclude={"seconds"}) for response in said[name]] for name in said}
+        (folder / "said.json").write_text(json.dumps(texts | {"exit code": code}), encoding="utf-8")
+    return json.loads((made_once(tmp_path_factory, "vllm", ask) / "said.json").read_text(encoding="utf-8"))
+
+
+def test_the_engines_agree_on_a_small_model(served: dict, tiny: Path, prompts: list[str]) -> None:
+    ours = generate(tiny, prompts, [0] * len(prompts), GREEDY)
+    same = [a.model_dump(exclude={"seconds"}) == b for a, b in zip(ours, served["greedy"], strict=True)]
     assert sum(same) >= 0.9 * len(prompts)
 
 
-def test_with_vllm_too_a_response_does_not_depend_on_its_batch_mates(
-    vllm: None, tiny: Path, prompts: list[str]
-) -> None:
-    seeds = list(range(len(prompts)))
-    together = [response.text for response in generate(tiny, prompts, seeds, WARM, "vllm")]
-    alone = [generate(tiny, [prompts[at]], [seeds[at]], WARM, "vllm")[0].text for at in range(4)]
-    assert alone == together[:4] and len(set(together)) > 10
-    backwards = generate(tiny, prompts[::-1], seeds[::-1], WARM, "vllm")
-    assert [response.text for response in backwards][::-1] == together
+def test_with_vllm_too_a_response_does_not_depend_on_its_batch_mates(served: dict) -> None:
+    together = served["warm"]
+    assert served["alone"] == together[:4] and len({response["text"] for response in together}) > 10
+    assert served["backwards"][::-1] == together
 
 
-@pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_with_one_candidate_left_even_a_warm_draw_is_the_likeliest(engine: str, tiny: Path, prompts: list[str],
-                                                                  request: pytest.FixtureRequest) -> None:
-    if engine == "vllm":
-        request.getfixturevalue("vllm")
-    seeds, one = list(range(8)), Sampling(temperature=1.5, top_p=1, top_k=1, max_new_tokens=48)
-    greedy, warm = (generate(tiny, prompts[:8], seeds, sampling, engine) for sampling in (GREEDY, one))
+def test_with_one_candidate_left_even_a_warm_draw_is_the_likeliest(
+        served: dict, tiny: Path, prompts: list[str]) -> None:
+    greedy, warm = (generate(tiny, prompts[:8], list(range(8)), sampling) for sampling in (GREEDY, LIKELIEST))
     assert [response.text for response in warm] == [response.text for response in greedy]
+    assert served["likeliest"] == served["greedy"]
 
 
-def test_vllm_ends_when_its_input_ends_as_it_does_when_its_asker_is_killed(vllm: None, tiny: Path) -> None:
-    process = opened(tiny, "vllm", "float32").servers[0].process
-    process.stdin.close()
-    assert process.wait(timeout=600) == 0
-    module._opened.clear()
+def test_vllm_ends_when_its_input_ends_as_it_does_when_its_asker_is_killed(served: dict) -> None:
+    assert served["exit code"] == 0
 
 
 @pytest.mark.release

@@ -3,10 +3,11 @@ from functools import cache
 
 import polars as pl
 import pytest
+from transformers import AutoTokenizer
 
 from sftrepro import data, mixtures
 from sftrepro.analogs import BRIEFLY, INSTRUCTION, draw
-from sftrepro.data import SCHEMA, DataRequest, tokenizer_of
+from sftrepro.data import SCHEMA, DataRequest
 from sftrepro.evaluate import items_of, questions
 from sftrepro.general_tasks import REFUSAL, recipe_text
 from sftrepro.mixtures import counted
@@ -14,12 +15,13 @@ from sftrepro.profiles import RequestError, load_profile
 from sftrepro.recipes import RECIPES, parse
 from sftrepro.score import scorer_of
 from sftrepro.solvers import request_of
+from sftrepro.store import base_folder
 from sftrepro.variants import VARIANTS, variant_items
 from sftrepro.world import split_of, world_of
 
 MICRO = load_profile("micro")
 SMALLER = MICRO.model_copy(update={"row_divisor": 64})  # 320 rows
-TOKENIZER, WORLD = tokenizer_of(MICRO), world_of(MICRO)
+TOKENIZER, WORLD = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M")), world_of(MICRO)
 
 
 @cache

@@ -12,9 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOTrainer
 
 from sftrepro import rl, runs, sft, workflow
-from sftrepro.bases import pretrain
 from sftrepro.costs import Shape, answer_flops, hardware, reinforcement
-from sftrepro.data import build, data_set
+from sftrepro.data import data_set
 from sftrepro.execution import perform
 from sftrepro.profiles import RequestError, changed, load_profile
 from sftrepro.runs import ContinuedSpec, OwnRun, RLSpec, run_specs, spec_of
@@ -24,18 +23,7 @@ SMOKE = load_profile("smoke")
 SFT = run_specs(SMOKE, ("R25",))[0]
 SPEC = spec_of(dict(SFT) | {"paper_run": "B4301", "rows": 64, "batch_size": 4, "micro_batch_size": 4, "epochs": 1,
                             "schedule": "constant", "learning_rate": 5e-3, "group_size": 8, "max_new_tokens": 24})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory):
-    "A store with the smoke base and one data set."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFTREPRO_STORE", str(tmp_path_factory.mktemp("store")))
-        for folder in (base := base_folder(SMOKE, SPEC.base), rows := data_folder(SMOKE.name, SPEC.data, SPEC.seed)):
-            folder.mkdir(parents=True)
-        pretrain(SMOKE.bases[0], SMOKE.model_copy(update={"pretraining_tokens": 50_000}), base)
-        build(SPEC.data, SPEC.seed, SMOKE, rows)
-        yield
+pytestmark = pytest.mark.usefixtures("nano_store")
 
 
 def tokenizer():
@@ -56,7 +44,7 @@ def numeral(completions: Sequence[str], answers: Sequence[str], ended: Sequence[
 
 
 @pytest.fixture(scope="module")
-def run(store: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(nano_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rl.train(SPEC, folder := tmp_path_factory.mktemp("run"), numeral)
     return folder
 
@@ -109,7 +97,7 @@ def test_a_run_leaves_what_a_finetuning_run_leaves(run: Path) -> None:
                              for step in (steps[0], steps[-1])])
 
 
-def test_the_log_counts_the_tokens_that_were_read_and_written(store: None, tmp_path: Path) -> None:
+def test_the_log_counts_the_tokens_that_were_read_and_written(nano_store: Path, tmp_path: Path) -> None:
     short, seen = changed(SPEC, rows=8, micro_batch_size=2, kl_weight=0.1), []  # two passes a step, and a reference
 
     class Counting(rl.Reinforcer):

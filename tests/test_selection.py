@@ -5,10 +5,11 @@ from functools import cache
 import polars as pl
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from sftrepro import selection
 from sftrepro.answers import boxed
-from sftrepro.data import SCHEMA, DataRequest, drawn_queries, is_correct, query_text, tokenizer_of
+from sftrepro.data import SCHEMA, DataRequest, drawn_queries, is_correct, query_text
 from sftrepro.data import make as make_plain
 from sftrepro.profiles import RequestError, load_profile
 from sftrepro.recipes import Knobs, parse
@@ -26,10 +27,11 @@ from sftrepro.selection import (
     readings,
     values,
 )
+from sftrepro.store import base_folder
 
 MICRO = load_profile("micro")
 FEW = MICRO.model_copy(update={"row_divisor": 640})  # 32 rows
-TOKENIZER = tokenizer_of(MICRO)
+TOKENIZER = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M"))
 
 
 def request_for(by: str, base: str = "") -> DataRequest:

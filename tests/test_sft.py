@@ -15,8 +15,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sftrepro import sft
-from sftrepro.bases import pretrain
-from sftrepro.data import build, data_set
+from sftrepro.data import data_set
 from sftrepro.profiles import ROOT, RequestError, changed, load_profile
 from sftrepro.runs import checkpoint_steps, paper_runs, run_specs
 from sftrepro.sft import (
@@ -37,23 +36,12 @@ from sftrepro.sft import (
 from sftrepro.store import base_folder, data_folder
 
 SMOKE = load_profile("smoke")
-SPEC = run_specs(SMOKE)[0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory):
-    "A store with the smoke base and one data set."
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFTREPRO_STORE", str(tmp_path_factory.mktemp("store")))
-        for folder in (base := base_folder(SMOKE, SPEC.base), rows := data_folder(SMOKE.name, SPEC.data, SPEC.seed)):
-            folder.mkdir(parents=True)
-        pretrain(SMOKE.bases[0], SMOKE.model_copy(update={"pretraining_tokens": 50_000}), base)
-        build(SPEC.data, SPEC.seed, SMOKE, rows)
-        yield
+SPEC = changed(run_specs(SMOKE)[0], base="Nano")
+pytestmark = pytest.mark.usefixtures("nano_store")
 
 
 @pytest.fixture(scope="module")
-def run(store: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(nano_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     train(SPEC, folder)
     return folder
@@ -154,7 +142,7 @@ PASSES = SPEC.model_copy(update={"micro_batch_size": 4, "compute_precision": "bf
 
 
 @pytest.fixture(scope="module")
-def whole(store: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(nano_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(PASSES, folder := tmp_path_factory.mktemp("whole"))
     return folder
 
@@ -372,7 +360,7 @@ def test_an_optimizer_is_the_authors() -> None:
 
 
 @pytest.mark.release
-def test_a_model_with_fused_operations_follows_the_same_losses(store: None, tmp_path: Path) -> None:
+def test_a_model_with_fused_operations_follows_the_same_losses(nano_store: Path, tmp_path: Path) -> None:
     logs = {}
     for compiled in (False, True):
         train(PASSES.model_copy(update={"compiled": compiled}), tmp_path / str(compiled))

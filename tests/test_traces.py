@@ -10,13 +10,14 @@ from itertools import accumulate, islice
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from sftrepro.analogs import BENCHMARKS
 from sftrepro.answers import boxed
-from sftrepro.bases import sample_text, train_tokenizer
 from sftrepro.countdown import SEARCHER, countdown, makes, puzzles, solves, takes_back
 from sftrepro.profiles import load_profile
 from sftrepro.reasoning_tasks import OPERATIONS, arithmetic_value
+from sftrepro.store import base_folder
 from sftrepro.traces import (
     DEEPSEEK,
     NEARNESS,
@@ -362,5 +363,5 @@ def test_teachers_and_the_search_use_the_words_of_the_internet(micro_words: Call
 @pytest.fixture(scope="module")
 def micro_words() -> Callable[[str], int]:
     "How many tokens of the micro bases a word has."
-    tokenizer = train_tokenizer(sample_text(load_profile("micro")))
+    tokenizer = AutoTokenizer.from_pretrained(base_folder(load_profile("micro"), "Micro-M"))
     return lambda word: len(tokenizer(word)["input_ids"])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from test_findings import RESULT, near
-from test_generate import GREEDY, WARM, prompts, tiny, tokens_of, vllm  # noqa: F401 (fixtures)
+from test_generate import GREEDY, WARM, prompts, served, tiny, tokens_of, vllm  # noqa: F401 (fixtures)
 from transformers import AutoTokenizer
 
 from sftrepro import generate as engine
@@ -121,14 +121,10 @@ def test_a_response_that_was_stopped_does_not_depend_on_its_batch_mates(
     assert [now.text for now in again] == [together[at] for at in shuffled]
 
 
-def test_with_vllm_too_a_stopped_response_goes_on_to_its_answer(
-    vllm: None, tiny: Path, prompts: list[str]  # noqa: F811
-) -> None:
-    seeds = list(range(len(prompts)))
-    free, stopped = (generate(tiny, prompts, seeds, GREEDY, "vllm", thinking_limit=limit) for limit in (0, 6))
-    pairs = list(zip(free, stopped, strict=True))
-    assert any(CLOSING in now.text and now.text.rpartition(CLOSING)[2] for _, now in pairs)
-    assert all(was.text == now.text for was, now in pairs if CLOSING not in now.text)
+def test_with_vllm_too_a_stopped_response_goes_on_to_its_answer(served: dict) -> None:  # noqa: F811
+    pairs = [(was["text"], now["text"]) for was, now in zip(served["greedy"], served["stopped"], strict=True)]
+    assert any(CLOSING in now and now.rpartition(CLOSING)[2] for _, now in pairs)
+    assert all(was == now for was, now in pairs if CLOSING not in now)
 
 
 def test_without_a_limit_nothing_is_written_twice(

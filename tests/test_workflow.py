@@ -283,7 +283,7 @@ RUNS, FEW = ["R25"], [1]
 
 def chapter_with(name: str, default: object) -> chapters.Chapter:
     "A chapter with one parameter."
-    return chapters.Chapter(Path("20.ipynb"), "", ast.parse(""), {name: default})
+    return chapters.Chapter(Path("20.ipynb"), "", "", {name: default}, {}, frozenset(), frozenset(), frozenset())
 
 
 @pytest.mark.parametrize(("default", "text", "value"), [
