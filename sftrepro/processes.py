@@ -161,7 +161,8 @@ def run_job(name: str, flow: Flow) -> None:
             do(name, flow)
         except BaseException as error:
             code, line = exit_line(error)
-            os.write(terminal, f"{json.dumps({'job': name, 'code': code, 'line': line})}\n".encode())
+            told = json.dumps({"job": name, "code": code, "line": line})
+            os.write(terminal, f"\n{told}\n".encode())  # whatever a library left unfinished on the line before
             traceback.print_exc()
             raise SystemExit(code) from None
 

@@ -121,14 +121,15 @@ def repeated(first: np.ndarray, second: np.ndarray,  # seeds x items
 # %% ../nbs/13d_transitions.ipynb #f5836f6e
 def redraws(results: pl.DataFrame,         # of one run and one benchmark, from its base on
             greedy: pl.DataFrame | None,   # the same base's greedy answers
-            ) -> pl.DataFrame:             # one row for each redraw
+            ) -> pl.DataFrame | None:      # one row for each redraw; None with one seed and without greedy answers
     "The yardsticks: answers of the same base, or of the same checkpoint with another seed."
     block, run = moments(results), results["series"][0]
     pairs = {f"{moment}, with another seed": (block[:, :, at], np.roll(block[:, :, at], 1, axis=0))
              for at, moment in ((1, "lowest checkpoint"), (2, "last checkpoint")) if len(block) > 1}
     if greedy is not None:
         pairs["base, greedy instead of sampled"] = (block[:1, :, 0], paired(greedy, "score", [(run, 0)])[:1, :, 0])
-    return pl.concat([repeated(*each).with_columns(redraw=pl.lit(name)) for name, each in pairs.items()])
+    rows = [repeated(*each).with_columns(redraw=pl.lit(name)) for name, each in pairs.items()]
+    return pl.concat(rows) if rows else None
 
 # %% ../nbs/13d_transitions.ipynb #a80b0971
 def greedy_answers(profile: Profile, run: str, benchmark: str) -> pl.DataFrame | None:

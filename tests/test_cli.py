@@ -712,6 +712,17 @@ class Late:
         self.asked = True
 
 
+def test_a_failure_is_a_line_of_its_own_whatever_stands_before_it(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path))
+    flow = workflow.load_flow(load_profile("smoke"))
+    os.write(2, b"a library's last words")
+    with pytest.raises(SystemExit):
+        processes.run_job("train/none", flow)
+    line, = (line for line in capfd.readouterr().err.splitlines() if line.startswith('{"job"'))
+    assert json.loads(line)["job"] == "train/none"
+
+
 def test_the_failure_of_a_chapter_is_never_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     flow = workflow.load_flow(load_profile("smoke"))
     monkeypatch.setattr(processes, "copy_for", lambda names, flow: Late())

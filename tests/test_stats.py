@@ -333,7 +333,7 @@ def publish(profile, run_id, base, seed, steps):
 def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
     profile = load_profile("smoke")
-    with pytest.raises(RequestError, match="needs 4 runs that are not in the store .* make rebuild PROFILE=smoke"):
+    with pytest.raises(RequestError, match="needs 2 runs that are not in the store .* make rebuild PROFILE=smoke"):
         measured(profile, ["R25", "R33"], ["order"])
     for base in profile.bases:
         publish(profile, base.name, base.name, 0, [0])

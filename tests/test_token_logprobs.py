@@ -433,7 +433,7 @@ def test_only_traced_runs_are_read_and_settings_say_which() -> None:
     traced = {name: [job.key for job in workflow.jobs(load_profile(name)).values() if job.kind == "tokens"]
               for name in ("smoke", "micro", "micro-third", "small", "paper")}
     assert {name: len(keys) for name, keys in traced.items()} == {
-        "smoke": 4,
+        "smoke": 2,
         "micro": 12,
         "micro-third": 9,
         "small": 2,

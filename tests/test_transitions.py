@@ -362,6 +362,8 @@ def test_a_redraw_of_the_same_probabilities_repeats_itself_as_far_as_these_diffe
     for row in redraws(none, two_models(True, 1, spread=0).filter(step=0)).to_dicts():
         assert row["low"] < 0 < row["high"]
     assert repeats_itself(same, same.filter(step=0)) and not repeats_itself(none, two_models(True, 1, spread=0))
+    one = same.filter(pl.col("seed") <= 1)
+    assert len(redraws(one, one.filter(step=0))) == 1 and redraws(one, None) is None
 
 
 def test_nothing_is_compared_where_the_base_does_not_repeat_itself() -> None:
