@@ -10,7 +10,7 @@ from scipy import stats as reference
 from sftrepro import item_results
 from sftrepro.calibration import calibration, families, middle
 from sftrepro.measurements import benchmark_names, by_item, conditional_share, measured, parts
-from sftrepro.profiles import RequestError, load_profile
+from sftrepro.profiles import RequestError, changed, load_profile
 from sftrepro.runs import checkpoint_steps, paper_runs, run_specs
 from sftrepro.stats import (
     Pair,
@@ -332,8 +332,8 @@ def publish(profile, run_id, base, seed, steps):
 
 def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
-    profile = load_profile("smoke")
-    with pytest.raises(RequestError, match="needs 2 runs that are not in the store .* make rebuild PROFILE=smoke"):
+    profile = changed(load_profile("smoke"), seeds=(1, 2))
+    with pytest.raises(RequestError, match="needs 4 runs that are not in the store .* make rebuild PROFILE=smoke"):
         measured(profile, ["R25", "R33"], ["order"])
     for base in profile.bases:
         publish(profile, base.name, base.name, 0, [0])
