@@ -1258,6 +1258,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'sftrepro.sft.check_world': ('sft.html#check_world', 'sftrepro/sft.py'),
                               'sftrepro.sft.collator': ('sft.html#collator', 'sftrepro/sft.py'),
                               'sftrepro.sft.device_memory': ('sft.html#device_memory', 'sftrepro/sft.py'),
+                              'sftrepro.sft.fast_precision': ('sft.html#fast_precision', 'sftrepro/sft.py'),
                               'sftrepro.sft.finetune': ('sft.html#finetune', 'sftrepro/sft.py'),
                               'sftrepro.sft.fuse_operations': ('sft.html#fuse_operations', 'sftrepro/sft.py'),
                               'sftrepro.sft.last_whole': ('sft.html#last_whole', 'sftrepro/sft.py'),

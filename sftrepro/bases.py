@@ -132,13 +132,13 @@ def blocks(profile: Profile,
 
 # %% ../nbs/05_bases.ipynb #4eb0021f
 def pretraining_arguments(base: BaseSpec, profile: Profile, folder: Path) -> TrainingArguments:
-    "AdamW with a warm-up of 2% and a cosine to zero, in bfloat16 with float32 weights; a step reads 4,096 tokens."
+    "AdamW with a warm-up of 2% and a cosine to zero, with float32 weights; a step reads 4,096 tokens."
     return TrainingArguments(
         output_dir=str(folder / "checkpoints"), per_device_train_batch_size=16, num_train_epochs=1,
         train_sampling_strategy="sequential", learning_rate=profile.pretraining_learning_rate * 64 / base.hidden,
         lr_scheduler_type="cosine", warmup_steps=0.02, weight_decay=0.1, adam_beta2=0.95, max_grad_norm=1.0,
-        seed=profile.world_seed, logging_steps=20, bf16=True, save_steps=400, save_total_limit=1, report_to=[],
-        use_cpu=not torch.cuda.is_available())
+        seed=profile.world_seed, logging_steps=20, bf16=profile.compute_precision == "bfloat16", save_steps=400,
+        save_total_limit=1, report_to=[], use_cpu=not torch.cuda.is_available())
 
 # %% ../nbs/05_bases.ipynb #f1acb42b
 SHORT_TEXT = 512  # tokens; above it, plain attention takes too much memory

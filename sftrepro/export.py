@@ -77,9 +77,10 @@ def turn(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 # %% ../nbs/02b_export.ipynb #3885aa6a
-def sources_digest(root: Path) -> str:
+def sources_digest(root: Path) -> str:  # raises RequestError
     "The digest of everything that decides an export, and of what the last one wrote."
-    files = sorted([root / "pyproject.toml", *(root / "nbs").glob("*.ipynb"), *(root / "sftrepro").glob("*.py")])
+    notebooks = exporting(root / "nbs").values()
+    files = sorted([root / "pyproject.toml", *notebooks, *(root / "sftrepro").glob("*.py")])
     return digest([(path.name, file_digest(path)) for path in files])
 
 def exported_mark(root: Path) -> Path:

@@ -37,7 +37,7 @@ from .costs import PROCESS, USABLE_MEMORY, Shape, space, training_memory
 from .data import SCHEMA
 from .profiles import ROOT, BaseSpec, Profile, RequestError
 from .runs import RunSpec
-from .sft import SCALED_LOGITS, tokenise
+from .sft import SCALED_LOGITS, fast_precision, tokenise
 from .store import read_json, write_json
 
 # %% ../nbs/19a_own.ipynb #d1b8cbc8
@@ -195,12 +195,13 @@ def own_run(profile: Profile, base: str, data: str, rows: int, steps: int, epoch
     if batch == 0 or steps % epochs:
         raise RequestError(f"steps = {steps}: {rows} rows read {epochs} times give at most {rows * epochs} steps, a "
                            f"multiple of epochs. Ask for fewer steps or more epochs: steps={rows}, epochs=1")
+    mixed = profile.compute_precision == fast_precision() == "bfloat16"
     most = 32 if profile.name == "micro" else 4  # rows of a forward pass that a laptop's memory holds
     return RunSpec(profile=profile.name, paper_run="own", base=base, data=data, rows=batch * steps // epochs,
                    learning_rate=learning_rate, schedule="cosine", batch_size=batch, epochs=epochs, seed=seed,
                    micro_batch_size=max(size for size in range(1, most + 1) if batch % size == 0),
                    max_length=profile.max_length, precision=profile.precision,
-                   compute_precision=profile.compute_precision)
+                   compute_precision="bfloat16" if mixed else "float32")
 
 # %% ../nbs/19a_own.ipynb #16135474
 def memory_needed(folder: Path, profile: Profile) -> float:  # bytes

@@ -149,7 +149,7 @@ class Profile(Frozen):
     learning_rate_factor: float = Field(gt=0)        # learning rate = the paper's x this
     max_length: int = Field(ge=16)                   # tokens of prompt and response; longer rows are left out
     precision: Literal["float32", "bfloat16"]        # of parameters and optimizer state
-    compute_precision: Literal["float32", "bfloat16"]  # of matrix products in finetuning
+    compute_precision: Literal["float32", "bfloat16"]  # of matrix products in training
     compiled: bool                                   # on CPUs, fuse a model's operations before finetuning (chapter 09)
     loss_averaging: Literal["batch", "authors"]      # over the batch, or as the authors' code (chapter 09)
     world_seed: int = Field(ge=0)                    # seed of the micro world (chapter 03)

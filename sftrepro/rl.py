@@ -6,9 +6,9 @@ __all__ = ['PATIENCE', 'SHARED', 'PIECE', 'Reward', 'LOGGED', 'queries', 'verifi
 
 # %% ../nbs/09a_rl.ipynb #861eff4c
 import shutil
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import polars as pl
 import torch
@@ -43,8 +43,7 @@ from sftrepro.sft import (
 from .store import data_folder, write_json, write_table
 
 # %% ../nbs/09a_rl.ipynb #2a288a61
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # TRL knows some versions of vLLM; it is not used here
+with patch("trl.import_utils.is_vllm_available", return_value=False):  # not used here, and it takes seconds to load
     from trl import GRPOConfig, GRPOTrainer
 
 # %% ../nbs/09a_rl.ipynb #c9bec78d

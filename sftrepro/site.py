@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -28,7 +29,7 @@ import yaml
 from .contents import chapter_file, chapter_label, experiments, instrument, notebook_cells, read_toc, toc_files
 from .mentions import link_mentions, runs_page, shown_profile
 from .profiles import ROOT, RequestError
-from .store import MARK, check_own, own_folder, remove_own
+from .store import MARK, check_own, own_folder, remove_own, write_bytes
 
 # %% ../nbs/15_site.ipynb #191ccf6c
 DIRECTIVE = re.compile(r"^#\|\s*(.+)\n?", re.MULTILINE)  # `#| export`, `#| hide`
@@ -204,8 +205,14 @@ def with_code_addresses(html: str) -> str:  # a finished page
 
 # %% ../nbs/15_site.ipynb #1188a598
 def bundle() -> str:
-    "Vega, Vega-Lite and vega-embed as one plain script."
-    return f"(function(){{{vl_convert.javascript_bundle('window.vegaEmbed=vegaEmbed;')}}})();"
+    "Vega, Vega-Lite and vega-embed as one plain script, kept beside Python's caches."
+    kept = ROOT / "sftrepro/__pycache__" / f"vega.{vl_convert.__version__}.js"
+    with suppress(OSError):  # it is not there yet
+        return kept.read_text(encoding="utf-8")
+    script = f"(function(){{{vl_convert.javascript_bundle('window.vegaEmbed=vegaEmbed;')}}})();"
+    with suppress(OSError):  # a read-only checkout
+        write_bytes(kept, script.encode())
+    return script
 
 # %% ../nbs/15_site.ipynb #bee8f19d
 def short_title(notebook: dict) -> str:

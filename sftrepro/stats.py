@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import polars.selectors as cs
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from .profiles import Frozen, RequestError
 
@@ -47,9 +47,9 @@ def simulated(scores: dict[str, Sequence[float]],  # benchmark -> expected score
         ability = rng.normal(0, seed_spread, (seeds, len(steps)))
         for k, (step, rate) in enumerate(zip(steps, rates, strict=True)):
             spread = 0 if step == 0 else seed_spread
-            level = norm.ppf(rate) * math.sqrt(1 + item_spread**2 + spread**2)
+            level = ndtri(rate) * math.sqrt(1 + item_spread**2 + spread**2)
             for seed in range(1, 1 + seeds) if step else [0]:
-                probability = norm.cdf(level + difficulty + (ability[seed - 1, k] if step else 0))
+                probability = ndtr(level + difficulty + (ability[seed - 1, k] if step else 0))
                 right = rng.random((items, trials)) < probability
                 tokens = rng.poisson(lengths[k] if lengths else 10, right.shape)
                 parts.append(simulated_rows(series, seed, step, benchmark, right, tokens))
@@ -244,7 +244,7 @@ def smallest_effect(error: np.ndarray,  # standard error
                     width: np.ndarray,  # critical value, in standard errors
                     power: float = 0.8) -> np.ndarray:
     "The effect whose interval excludes zero with this probability."
-    return (width + norm.ppf(power)) * error
+    return (width + ndtri(power)) * error
 
 # %% ../nbs/11_stats.ipynb #c88ba91a
 def contrasts(results: pl.DataFrame, pairs: Sequence[Pair], value: str = "score",

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -118,11 +120,33 @@ def printed(notebook: Path) -> list[list[str]]:
     return [output["text"] for cell in cells for output in cell.get("outputs", []) if output["output_type"] == "stream"]
 
 
-def test_the_book_is_built_once_and_what_fails_fails_alone(published: Repository) -> None:
+SHADOWS = ("random", "json", "typing", "logging", "tqdm", "polars", "numpy", "yaml", "papermill", "snakemake",
+           "IPython", "ipykernel", "sphinx", "docutils", "traitlets", "jinja2", "asyncio", "html", "secrets", "bisect")
+
+
+@contextmanager
+def locked(repository: Repository) -> Iterator[tuple[str, ...]]:
+    "What a command begins with to find a read-only checkout and, in the current folder, false libraries."
+    place, library = str(repository.folder), repository.folder.parent / "library"
+    library.mkdir(exist_ok=True)
+    if not (library / "sftrepro").exists():
+        (library / "sftrepro").symlink_to(repository.folder / "sftrepro")
+    repository.python("from sftrepro.export import export_notebooks; export_notebooks()")
+    shadows = [repository.folder / f"{name}.py" for name in SHADOWS]  # here lies the Snakefile, and here kernels run
+    for shadow in shadows:
+        shadow.write_text(f"raise SystemExit('{shadow.stem} of the current folder')")
+    box = ("bwrap", "--dev-bind", "/", "/", "--ro-bind", place, place) if shutil.which("bwrap") else ()
+    yield *box, "env", f"PYTHONPATH={library}"
+    for shadow in shadows:
+        shadow.unlink()
+
+
+def test_the_book_is_built_once_in_a_read_only_checkout_too_and_what_fails_fails_alone(published: Repository) -> None:
     published.edit("nbs/21_plain.ipynb", "from sftrepro.answers",
-                   "import sys, tqdm; print('sftrepro.answers' in sys.modules, *tqdm.tqdm('ab')); "
+                   "import sys, bisect, random, tqdm; print('sftrepro.answers' in sys.modules, *tqdm.tqdm('ab')); "
                    "from sftrepro.answers")
-    code, out, errors = published.run("book", *ONE)
+    with locked(published) as before:
+        code, out, errors = published.run("book", *ONE, before=before)
     assert code == 0, errors
     page = Path(out.strip().splitlines()[-1].removeprefix("Open "))
     assert page.is_file() and page == published.build.resolve() / "site/tiny/index.html"
@@ -155,28 +179,9 @@ def test_the_book_is_built_once_and_what_fails_fails_alone(published: Repository
     assert failed.exists() and "failed/tiny/21_plain.ipynb" in line and plain.read_bytes() == good
 
     published.edit("nbs/21_plain.ipynb", "1 / 0; ", "1 / 1; ")
-    assert published.run("run", "21", *ONE)[0] == 0 and not failed.exists()
-
-
-SHADOWS = ("random", "json", "typing", "logging", "tqdm", "polars", "numpy", "yaml", "papermill", "snakemake",
-           "IPython", "ipykernel", "sphinx", "docutils", "traitlets", "jinja2", "asyncio", "html", "secrets", "bisect")
-
-
-def test_a_read_only_checkout_will_do_and_nothing_in_the_current_folder_is_taken_for_a_library(
-        published: Repository) -> None:
-    "The repository is also where kernels run and where the Snakefile lies."
-    place, library = str(published.folder), published.folder.parent / "library"
-    library.mkdir()
-    (library / "sftrepro").symlink_to(published.folder / "sftrepro")
-    published.edit("nbs/21_plain.ipynb", "from sftrepro.answers", "import random, bisect; from sftrepro.answers")
-    published.python("from sftrepro.export import export_notebooks; export_notebooks()")
-    for name in SHADOWS:
-        (published.folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the current folder')")
-    box = ("bwrap", "--dev-bind", "/", "/", "--ro-bind", place, place) if shutil.which("bwrap") else ()
-    for words in (("book", *ONE), ("run", "21", *ONE)):  # kernels copied from our process, and kernels of their own
-        code, _, errors = published.run(*words, before=(*box, "env", f"PYTHONPATH={library}"))
-        assert code == 0, errors
-    assert (published.build / "site/tiny/nbs/21_plain.html").exists()
+    with locked(published) as before:  # a kernel of its own, which in a book is copied from our process
+        assert published.run("run", "21", *ONE, before=before)[0] == 0
+    assert not failed.exists()
 
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:

@@ -113,10 +113,12 @@ def test_only_what_changed_is_written(house: Path, notebook: Callable) -> None:
     assert {name for name in after if after[name] != before[name]} == {"_modidx.py", "toy.py", "exported.sha256"}
 
 
-def test_nbdev_starts_only_where_something_changed(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nbdev_starts_only_where_something_changed(
+        house: Path, notebook: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     export_notebooks(house)
     started, real = [], export.nbdev_export
     monkeypatch.setattr(export, "nbdev_export", lambda folder: (started.append(folder), real(folder)))
+    notebook(house / "nbs/20_results.ipynb", [("2 + 2", ())])  # exports nothing
     assert export_notebooks(house) == [] and not started
     (house / "sftrepro/toy.py").write_text("edited = True\n")  # by hand, in the wrong place
     assert export_notebooks(house) == ["toy.py"] and len(started) == 1

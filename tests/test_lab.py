@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 import yaml
 from nbclient import NotebookClient
 
@@ -100,6 +101,17 @@ def test_both_forms_are_the_same_row_and_blank_lines_and_a_byte_order_mark_do_no
     turns = [{"role": "user", "content": ROW["prompt"]}, {"role": "assistant", "content": ROW["response"]}]
     one, other = own.read_lines(file("\ufeff" + json.dumps(ROW), "", {"messages": turns, "answer": 7}))
     assert one == other == {"messages": turns[:1], "response": ROW["response"], "answer": "7"}
+
+
+@pytest.mark.parametrize(("profile", "can", "precision"), [
+    ("micro", {"avx2": True, "avx512_bf16": False}, "float32"), ("micro", {"amx_bf16": True}, "bfloat16"),
+    ("micro", {"neon": True, "bf16": True}, "bfloat16"), ("smoke", {"amx_bf16": True}, "float32")])
+def test_an_own_run_multiplies_in_bfloat16_only_where_that_is_fast(
+        monkeypatch: pytest.MonkeyPatch, profile: str, can: dict[str, bool], precision: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: can)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = own.own_run(load_profile(profile), "Micro-S", "mine", 100, 20, 1, learning_rate=1e-3, seed=1)
+    assert run.compute_precision == precision
 
 
 def test_own_data_is_counted_trained_on_and_evaluated(own_store: Path, file: Callable) -> None:

@@ -9,7 +9,6 @@ import torch
 from datasets import Dataset
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import GRPOTrainer
 
 from sftrepro import rl, runs, sft, workflow
 from sftrepro.costs import Shape, answer_flops, hardware, reinforcement
@@ -157,7 +156,8 @@ def test_reading_in_pieces_changes_no_probability() -> None:
     columns = torch.arange(30)
     mask = ((columns >= left) & (columns < right)).long()
     own = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 20, compute_entropy=True)
-    whole = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, 20, compute_entropy=True)
+    in_trl = rl.GRPOTrainer._get_per_token_logps_and_entropies
+    whole = in_trl(trainer, trainer.model, ids, mask, 20, compute_entropy=True)
     used = mask[:, 10:].bool()
     for ours, theirs in zip(own[:2], whole[:2], strict=True):
         assert torch.allclose(ours[used], theirs[used], atol=1e-4)
