@@ -112,13 +112,23 @@ def served() -> Iterator[str]:
         server.shutdown()
 
 
+AWAKEN = """async () => {
+    const frame = () => new Promise(requestAnimationFrame), panels = document.querySelectorAll(".sft-panel");
+    for (const panel of panels) {
+        panel.scrollIntoView({block: "center"});
+        const end = performance.now() + 60000;
+        while (!panel.querySelector(".vega-embed svg")) {
+            if (performance.now() > end) throw new Error("a chart stays a drawing");
+            await frame();
+        }
+    }
+    return panels.length;
+}"""
+
+
 def awaken(page: Page) -> int:
     "Bring every chart of a page to life; how many there are."
-    panels = page.locator(".sft-panel")
-    for i in range(panels.count()):
-        panels.nth(i).scroll_into_view_if_needed()
-        panels.nth(i).locator(".vega-embed svg").wait_for()
-    return panels.count()
+    return page.evaluate(AWAKEN)
 
 
 # Every page
@@ -305,10 +315,11 @@ def test_search_finds_a_chapter(visit: Visit, served: str, where: str) -> None:
 @browsing
 def test_a_reader_can_switch_to_dark_and_stays_there(visit: Visit) -> None:
     page = visit.open("book/index.html")
-    for _ in range(3):
+    for _ in range(30):  # a click does nothing before the theme's script is there
         if page.evaluate("document.documentElement.dataset.theme") == "dark":
             break
         page.locator("button.theme-switch-button:visible").first.click()
+        page.wait_for_timeout(100)
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     assert visit.open("book/glossary.html").evaluate("document.documentElement.dataset.theme") == "dark"
 
