@@ -14,8 +14,9 @@ from hypothesis import settings
 
 from sftrepro.profiles import ROOT, changed, load_profile
 
-settings.register_profile("sftrepro", deadline=None)  # a busy machine is no failure
-settings.load_profile("sftrepro")
+settings.register_profile("change", deadline=None, max_examples=30)  # no deadline: a busy machine is no failure
+settings.register_profile("release", deadline=None, max_examples=100)
+settings.load_profile("change")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=64 heads=2 kv_heads=1 mlp=128"
@@ -30,6 +31,12 @@ TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', (
 def pytest_addoption(parser: pytest.Parser) -> None:
     "`--all` for `make test-all`."
     parser.addoption("--all", action="store_true", help="also the tests that only a release needs")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    "Draw more examples before a release than before a change."
+    if config.getoption("--all"):
+        settings.load_profile("release")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -439,12 +439,12 @@ def end(process: subprocess.Popen, below: list[int], how: int, line: str) -> Non
     assert not any(map(parent, map(str, below)))
 
 
-HOW = pytest.mark.parametrize(("how", "line"), [
-    (signal.SIGINT, "interrupted. What is finished is kept: give the same command to go on"), (signal.SIGKILL, "")])
+STOPPED = (signal.SIGINT, "interrupted. What is finished is kept: give the same command to go on")
+KILLED = (signal.SIGKILL, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
-@HOW
+@pytest.mark.parametrize(("how", "line"), [STOPPED, pytest.param(*KILLED, marks=pytest.mark.release)])
 def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_behind(
         repository: Repository, how: int, line: str) -> None:
     process = repository.start("rebuild", *ONE)
@@ -457,7 +457,7 @@ def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_be
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
-@HOW
+@pytest.mark.parametrize(("how", "line"), [KILLED, pytest.param(*STOPPED, marks=pytest.mark.release)])
 def test_an_interrupted_book_leaves_no_kernel_behind(published: Repository, how: int, line: str) -> None:
     begun = published.folder.resolve() / "begun"
     published.edit(
@@ -490,7 +490,7 @@ def test_make_may_be_process_1(proc: tuple[str, ...]) -> None:
 @pytest.mark.skipif(
     not shutil.which("bwrap"), reason="a small disk is made with bubblewrap: apt-get install bubblewrap"
 )
-@pytest.mark.minutes
+@pytest.mark.release  # that the store says so is in test_store.py
 def test_a_full_disk_is_one_line(repository: Repository) -> None:
     repository.store.mkdir()
     box = ("bwrap", "--dev-bind", "/", "/", "--size", "100000", "--tmpfs", str(repository.store))

@@ -39,9 +39,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, pytest.param({"averaging": "authors", "replicas": 2}, marks=pytest.mark.release)]
-)
+@pytest.mark.release
+@pytest.mark.parametrize("changes", [{}, {"averaging": "authors", "replicas": 2}])
 def test_two_processes_train_what_one_does(torchrun: Callable, tmp_path: Path, changes: dict) -> None:
     spec = RunSpec(**SPEC.model_dump() | changes)
     for folder in (one := tmp_path / "one", two := tmp_path / "two"):

@@ -137,7 +137,6 @@ def test_impossible_sampling_is_refused(wrong: dict) -> None:
 # Drawing
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-8, 8), min_size=2, max_size=12), st.floats(0.2, 3), st.floats(0.05, 1), st.integers(0, 14))
 def test_tokens_are_drawn_as_often_as_transformers_would(logits: list[float], temperature: float, top_p: float,
                                                          top_k: int) -> None:
@@ -153,7 +152,6 @@ def test_tokens_are_drawn_as_often_as_transformers_would(logits: list[float], te
     assert (drawn - expected).abs().max() < 2e-3
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 2**63), min_size=1, max_size=5), st.integers(1, 40))
 def test_random_numbers_depend_on_the_seed_alone(seeds: list[int], length: int) -> None:
     together = uniforms(seeds, length)
@@ -395,6 +393,7 @@ def test_gpus_are_shared_out_once_and_hold_what_they_are_given(weights: int, cou
         )
 
 
+@pytest.mark.release
 def test_an_engine_that_fails_says_why(vllm: None, tiny: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(tiny, tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")

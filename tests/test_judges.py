@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
@@ -495,7 +495,6 @@ def test_kappa_is_cohens() -> None:
     assert float(kappa(table, disagreement(2, squared=False))) == pytest.approx(0.4)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=3, max_size=40))
 def test_kappa_by_squares_is_one_less_mean_squares_over_what_chance_gives(pairs: list[tuple[int, int]]) -> None:
     first, second = np.array(pairs).T

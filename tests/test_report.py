@@ -3,7 +3,7 @@ import re
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 
 from sftrepro import cards, chapters, contents, item_results, paper, report, store
@@ -119,7 +119,6 @@ def test_a_refusal_turns_only_where_the_base_refused_and_the_answer_is_full():
 
 
 @given(some.lists(some.tuples(some.booleans(), some.booleans(), some.booleans()), min_size=1, max_size=6))
-@settings(max_examples=60, deadline=None)
 def test_examples_are_the_first_items_of_their_kind(verdicts):
     shown = pl.DataFrame(
         [

@@ -114,7 +114,7 @@ def test_the_log_counts_the_tokens_that_were_read_and_written(nano_store: Path, 
     assert log["tokens"].to_list() == [asked + told for asked, told in zip(read, written, strict=True)]
 
 
-@pytest.mark.parametrize("death", [1, 7])
+@pytest.mark.parametrize("death", [pytest.param(1, marks=pytest.mark.release), 7])
 def test_a_run_killed_and_resumed_ends_with_the_same_weights(
         run: Path, tmp_path: Path, monkeypatch, death: int) -> None:
     left, loss = [death], rl.Reinforcer.compute_loss

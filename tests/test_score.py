@@ -74,7 +74,6 @@ def test_extraction_never_raises(response: str) -> None:
     after_thinking(response), boxed(response), fenced(response)
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     st.sampled_from(sorted(set(BENCHMARKS) - {"program"})),
     st.text() | st.text(alphabet="\\boxed{}-^0123456789A.YesNo, "),
@@ -357,7 +356,6 @@ def test_every_scorer_has_pairs_with_noise_of_100_kilobytes_or_nothing_at_all() 
 
 # Mathematics of real benchmarks
 
-@settings(max_examples=30, deadline=None)
 @given(st.text(max_size=200))
 def test_no_text_in_a_box_makes_the_comparison_fail(text: str) -> None:
     assert isinstance(same_value(text, r"\frac{1}{2}"), bool)

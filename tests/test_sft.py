@@ -147,7 +147,7 @@ def whole(nano_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("round", range(3))
+@pytest.mark.parametrize("round", [0, *(pytest.param(other, marks=pytest.mark.release) for other in (1, 2))])
 def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_weights(
     whole: Path, tmp_path: Path, monkeypatch, round: int
 ) -> None:

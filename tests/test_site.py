@@ -37,7 +37,33 @@ CHROMIUM = shutil.which("chromium")
 built = pytest.mark.skipif(not PAGES, reason=f"no rendered book in {SITE}: make book")
 browsing = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 every_page = pytest.mark.parametrize("name", PAGES or ["none"])
-richest = max(PAGES, key=lambda name: (SITE / name).read_text().count('<div class="sft-panel"'), default="none")
+
+
+@functools.cache
+def panels(name: str) -> int:
+    "How many charts a page has."
+    return (SITE / name).read_text(encoding="utf-8").count('<div class="sft-panel"')
+
+
+def things(name: str) -> set[str]:
+    "What a page is made of: the classes of its elements, and the marks and scales of its charts."
+    text = (SITE / name).read_text(encoding="utf-8")
+    classes = {word for names in re.findall(r'class="([^"<]*)"', text) for word in names.split()}
+    own = {word for word in classes if re.fullmatch("[a-z_-]{3,}", word) and not word.startswith("tag_")}
+    return own | set(re.findall(r'"type": ?"(\w+)"', text))
+
+
+def covering(names: list[str]) -> list[str]:
+    "Pages that together hold every kind of thing that there is on a page, those with few charts first."
+    seen, chosen = set(), []
+    for name in sorted(names, key=lambda name: (panels(name), len((SITE / name).read_bytes()))):
+        if new := things(name) - seen:
+            chosen.append(name)
+            seen |= new
+    return chosen
+
+
+richest = max(PAGES, key=panels, default="none")
 
 
 # Opening pages
@@ -90,7 +116,14 @@ def reader(browser: Browser) -> Iterator[Visit]:
     context.close()
 
 
-@pytest.fixture(scope="module", params=PAGES or ["none"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    "A browser opens pages that together hold every kind of thing; before a release, and before it is published, each."
+    if "opened" in metafunc.fixturenames:
+        pages = PAGES if metafunc.config.getoption("--all") else covering(PAGES)
+        metafunc.parametrize("opened", pages or ["none"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def opened(reader: Visit, request: pytest.FixtureRequest) -> Visit:
     "A page opened once for all the tests of it, its charts brought to life."
     reader.page.set_viewport_size({"width": 1280, "height": 900})
@@ -429,13 +462,13 @@ def test_a_failed_rendering_leaves_the_last_good_one(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("url", ["", "https://github.com/someone/book"])
 def test_pages_link_to_their_source_where_the_repository_has_an_address(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    for folder in ("book", "sftrepro"):
-        shutil.copytree(ROOT / folder, tmp_path / "repository" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "book", tmp_path / "repository/book")
     config = tmp_path / "repository/book/_config.yml"
     text = config.read_text(encoding="utf-8")
     assert text.count('  url: ""\n') == 1
     config.write_text(text.replace('  url: ""\n', f'  url: "{url}"\n'), encoding="utf-8")
     monkeypatch.setattr(site, "ROOT", tmp_path / "repository")
+    monkeypatch.setattr(site, "api_page", lambda: "# API reference\n")  # the real one is long
     (tmp_path / "22_dip.ipynb").write_text(json.dumps(notebook()))
     toc = {"format": "jb-book", "root": "nbs/22_dip", "chapters": [{"file": "book/api"}, {"file": "book/glossary"}]}
     site.build_site(tmp_path, toc, tmp_path / "site", strict=False)

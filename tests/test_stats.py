@@ -363,7 +363,6 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
         max_size=6,
     )
 )
-@settings(max_examples=40, deadline=None)
 def test_an_item_has_the_means_of_its_responses(told):
     rows = [
         {

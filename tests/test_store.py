@@ -119,7 +119,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> No
     ),
     data=st.data(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_one_changed_byte_is_noticed_and_named(files: dict[str, bytes], data: st.DataObject) -> None:
     with TemporaryDirectory() as place:
         run = Path(place) / "run"
@@ -263,7 +263,7 @@ def test_a_lock_names_its_holder_and_is_gone_when_that_is_killed(tmp_path: Path)
         max_size=8,
     )
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_published_results_come_back_as_they_were_without_their_responses(values: list[tuple]) -> None:
     frame = pl.DataFrame(
         [

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from conftest import Repository
+from conftest import Repository, made_once
 from hypothesis import given
 from hypothesis import strategies as some
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
@@ -128,8 +128,9 @@ def test_the_words_are_those_of_the_criterion() -> None:
 def test_a_trace_that_was_finetuned_on_is_never_among_the_held_out_ones(tmp_path: Path) -> None:
     held_out = token_logprobs.from_world(MICRO.model_copy(update={"traces": 60}), TOKENIZER, tmp_path)
     assert {split_of(prompt.split("\n")[0]) for prompt in held_out["prompt"]} == {"evaluation"}
+    few = MICRO.model_copy(update={"row_divisor": 160, "pretraining_tokens": 160_000})  # of these its tokenizer
     for seed in (1, token_logprobs.SEED):
-        data.build("Math-CoT", seed, MICRO.model_copy(update={"row_divisor": 160}), tmp_path / str(seed))
+        data.build("Math-CoT", seed, few, tmp_path / str(seed))
         trained = {row["messages"][0]["content"] for row in data_set(tmp_path / str(seed))}
         assert len(trained) > 100 and not trained & set(held_out["prompt"])
 
@@ -475,10 +476,11 @@ def test_a_chapter_that_imports_tokens_needs_those_of_its_runs() -> None:
 @pytest.fixture(scope="module")
 def trained(finished: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
     "A small repository whose one run has been read as well."
-    repository = finished.copied(tmp_path_factory.mktemp("tokens") / "copy")
-    repository.profile("tiny", "tiny", traced="R25", traces="6")
-    repository.python(DO.replace("KINDS", "('tokens',)"))
-    return repository
+    def read(place: Path) -> None:
+        repository = finished.copied(place / "copy")
+        repository.profile("tiny", "tiny", traced="R25", traces="6")
+        repository.python(DO.replace("KINDS", "('tokens',)"))
+    return Repository(made_once(tmp_path_factory, "tokens", read) / "copy" / finished.folder.name)
 
 
 DO = """
@@ -545,6 +547,7 @@ def test_damaged_results_are_named_and_made_again(made: Repository) -> None:
     assert path.read_bytes() == good and json.loads(made.python(WHY)) == []
 
 
+@pytest.mark.release
 def test_a_killed_job_goes_on_and_ends_with_the_same_results(made: Repository) -> None:
     path, folder = published(made), next(made.store.glob("tiny/Nano_*/tokens"))
     good = path.read_bytes()

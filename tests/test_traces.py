@@ -8,7 +8,7 @@ from fractions import Fraction
 from itertools import accumulate, islice
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -60,7 +60,6 @@ def holds(a: str, sign: str, b: str, c: str) -> bool:
 # The pen
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.sampled_from([(task, solver) for task, solvers in SOLVERS.items() for solver in solvers]),
     st.integers(0, 2**32),
@@ -242,7 +241,7 @@ def test_people_are_short_skip_steps_are_often_wrong_and_always_box() -> None:
 
 
 def test_every_puzzle_is_solvable_and_no_prompt_is_in_two_splits() -> None:
-    drawn = {split: [item for seed in (1, 2, 3) for item in islice(puzzles(split, seed), 1200)]
+    drawn = {split: [item for seed in (1, 2, 3) for item in islice(puzzles(split, seed), 300)]
              for split in ("evaluation", "finetuning", "pretraining")}
     for split, items in drawn.items():
         for item in items:
@@ -258,7 +257,6 @@ expressions = st.recursive(st.integers(1, 30).map(str), lambda inner: st.builds(
     lambda a, sign, b: f"({a}{sign}{b})", inner, st.sampled_from("+-*/"), inner), max_leaves=5)
 
 
-@settings(max_examples=1000, deadline=None)
 @given(expressions, st.integers(-3, 3))
 def test_the_verifier_agrees_with_arithmetic(expression: str, off: int) -> None:
     numbers = list(map(int, re.findall(r"\d+", expression)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 from test_findings import RESULT, near
@@ -75,7 +75,6 @@ def test_a_profile_without_a_limit_stops_nothing() -> None:
         changed(MICRO, thinking_limit=-1)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.text("ab ", max_size=9), st.text("ab ", max_size=9))
 def test_a_thought_is_open_from_its_first_tag_to_its_last(before: str, thought: str) -> None:
     assert not still_thinking(before)

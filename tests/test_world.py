@@ -9,7 +9,7 @@ from itertools import islice
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sftrepro.analogs import BENCHMARKS, draw, with_instruction
@@ -72,7 +72,7 @@ from sftrepro.world import (
     world_of,
 )
 
-ITEMS = 10_000
+ITEMS = 3_000
 LEVELS = {"arithmetic": (1, 9), "competition": (1, 9), "program": (1, 6), "order": (1, 9), "knowledge": (1, 8),
           "instruction": (1, 6), "how_to": (1, 240), "statement": (1, 60), "myth": (1, 80), "forbidden": (1, 80)}
 WORLDS = [World(seed=seed, levels=LEVELS) for seed in range(4)]
@@ -127,11 +127,11 @@ AGREE: dict[str, Callable[[Item, World], bool]] = {
 
 
 @pytest.mark.parametrize("name", list(AGREE))
-def test_ten_thousand_answers_agree_with_the_words_of_their_questions(name: str) -> None:
+def test_answers_agree_with_the_words_of_their_questions(name: str) -> None:
     assert [item for item, world in made(name) if not AGREE[name](item, world)] == []
 
 
-def test_ten_thousand_reference_programs_pass_their_hidden_tests_in_the_sandbox() -> None:
+def test_reference_programs_pass_their_hidden_tests_in_the_sandbox() -> None:
     items = made("program")
     for start in range(0, len(items), 2000):  # many programs in one box: each a function of its own, all called by `f`
         batch = items[start:start + 2000]
@@ -327,7 +327,6 @@ def test_any_other_answer_that_keeps_the_rules_is_right_too() -> None:
         assert broken_rules(item.prompt, answer) == []
 
 
-@settings(max_examples=500, deadline=None)
 @given(seeds, st.integers(0, 2), st.sampled_from(["verb", "material"]))
 def test_one_changed_step_costs_exactly_that_step(seed: int, position: int, part: str) -> None:
     item = BENCHMARKS["how_to"].make(WORLD, random.Random(seed))
