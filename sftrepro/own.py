@@ -35,7 +35,7 @@ from sftrepro.bases import (
 )
 from .costs import PROCESS, USABLE_MEMORY, Shape, space, training_memory
 from .data import SCHEMA
-from .profiles import ROOT, BaseSpec, Profile, RequestError
+from .profiles import ROOT, BaseSpec, Profile, RequestError, load_profile, resembling
 from .runs import RunSpec
 from .sft import SCALED_LOGITS, fast_precision, tokenise
 from .store import read_json, write_json
@@ -65,7 +65,10 @@ def turns_of(row: object) -> list[dict]:  # raises ValueError
     if turns is None:
         if missing := [name for name in ("prompt", "response") if name not in row]:
             raise ValueError(f"{missing[0]!r} is missing; it has {', '.join(row) or 'nothing'}. "
-                             f"Rename what it has: {FORM}")
+                             f"Write the line like this: {FORM}")
+        for name in ("prompt", "response"):
+            if not isinstance(row[name], str) or not row[name].strip():
+                raise ValueError(f"{name} is no text, or an empty one. Fill it, or delete the line")
         turns = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
     check_turns(turns)
     return [{name: turn[name] for name in ("role", "content")} for turn in turns]
@@ -86,6 +89,8 @@ def read_lines(path: Path) -> list[dict]:  # raises RequestError
     rows, faults = [], []
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise RequestError(f"there is no file {path} in {Path.cwd()}. Give the path of one") from None
     except (OSError, UnicodeError) as error:
         raise RequestError(f"{path}: cannot be read ({error}). Give a text file in UTF-8") from None
     for number, line in enumerate(lines, 1):
@@ -139,8 +144,10 @@ def model_named(model: str) -> BaseSpec:  # raises RequestError
         return BaseSpec(paper="own", name=repo.split("/")[1], kind="hub", repo=repo, revision=revision or "main")
     if is_package(model):
         return BaseSpec(paper="own", name=model, kind="pip", repo=model)
+    ours = [base.name for base in load_profile("micro").bases]
     raise RequestError(f"model {model!r} is no folder here, no id on the hub (ORGANISATION/NAME) and no package that "
-                       "is installed. Give one of these, or a base of this book: Micro-S, Micro-M, Micro-L, ...")
+                       f"is installed. Give one of these, or a base of this book: {', '.join(ours)}"
+                       f"{resembling(model, ours)}")
 
 # %% ../nbs/19a_own.ipynb #660af8a6
 def take_folder(spec: BaseSpec, folder: Path) -> None:  # raises RequestError
@@ -165,6 +172,10 @@ def take_model(model: str, profile: Profile, folder: Path) -> None:  # raises Re
     shutil.rmtree(folder, ignore_errors=True)  # another model of this name, or a part of one
     folder.mkdir(parents=True)
     (take_folder(spec, folder) if is_folder else load_base(spec, profile, folder))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token is None:  # what stands there is never read
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
 
 # %% ../nbs/19a_own.ipynb #1efeede3
 FAMILIES = ("qwen3", "qwen2", "llama", "gemma3_text")

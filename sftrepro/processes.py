@@ -60,7 +60,7 @@ def exit_line(error: BaseException) -> tuple[int, str]:  # exit code and line
             return 2, str(error)
         case typer.TyperException():
             message = getattr(error, "format_message", error.__str__)().rstrip(".")
-            return 2, f"{message}. See: sftrepro --help"
+            return 2, f"{message}{'' if message.endswith('?') else '.'} See: sftrepro --help"
         case JobFailed():
             return 1, str(error)
     first = (str(error).splitlines() or [""])[0]

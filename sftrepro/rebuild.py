@@ -383,7 +383,8 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None,
     if not only and not DRY & set(more):
         print(f"Open {site_folder(profile) / 'index.html'}")
 
-def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: list[str], hours: float) -> None:
+def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: list[str],
+                    hours: float = LONGEST_REBUILD) -> None:
     "Run a plan, or say what it would do."
     if any(job.kind not in ("chapter", "book") for job in planned):
         print(f"{profile.name}: {cost_line(planned, profile, on)}", flush=True)

@@ -72,7 +72,7 @@ def refused(repository: Repository, *words: str, code: int = 2) -> str:
                                              "a profile? sftrepro rebuild --profile tiny"),
     (("rebuild", "--only", "r25", *ONE), "'r25' is neither a chapter nor a run that profile tiny makes. Did you mean "
                                          "R25?"),
-    (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'?. See: sftrepro --help"),
+    (("rebuilt",), "No such command 'rebuilt'. Did you mean 'rebuild', 'results'? See: sftrepro --help"),
     (("job", "train/none", *ONE), ""),
 ])
 def test_a_wrong_request_is_one_line_and_touches_nothing(
@@ -355,7 +355,7 @@ def run_of(repository: Repository) -> str:
     return next(repository.store.glob("tiny/results/Nano_*.parquet")).stem
 
 
-def test_a_falsified_row_is_found_though_its_manifest_was_written_anew(complete: Repository) -> None:
+def test_a_falsified_row_is_found_though_its_manifest_is_new_and_its_checkpoints_are_gone(complete: Repository) -> None:
     run_id = run_of(complete)
     item = complete.python(f"""
 import polars as pl
@@ -369,9 +369,12 @@ false = {{'tokens': pl.col('tokens') + this, 'score': pl.when(this).then(0.5).ot
 store.write_table(path, item_results.with_numbers(rows.with_columns(**false).drop('index'), path.parent))
 store.seal(path, inputs)
 print('step', row['step'], row['benchmark'], row['item_id'], 'trial', row['trial'], end='')""")
-    code, out, errors = complete.run(*EVERYTHING, "--seed", "5")
+    shutil.rmtree(complete.store / "tiny" / run_id)
+    code, out, errors = complete.run(*EVERYTHING, "--seed", "5", "--train")
     assert code == 1
-    first, second, *each = out.splitlines()
+    first, second, cost, done, *each = out.splitlines()
+    assert cost.startswith("tiny: about ") and cost.endswith(" of disk. Each job: sftrepro plan --profile tiny")
+    assert done.startswith("tiny: 1 of 1 jobs done")
     assert first == "4 results and 1 bases are as their manifests say"
     assert second == "making responses of 3 of 3 runs and bases again, drawn with --seed 5"
     said = "tokens 17 -> 16, score 0.5 -> 0"
@@ -391,8 +394,9 @@ def test_a_run_without_checkpoints_is_said_to_be_unchecked_and_trained_again_whe
     code, out, errors = complete.run(*EVERYTHING)
     assert code == 0, errors
     assert out.splitlines()[2:] == [
+        "Nano+think: 8 responses made again, 8 equal",
         "Nano: 8 responses made again, 8 equal",
-        f"1 of 2 results cannot be made again here, their checkpoints are missing or out of date (first: {run_id}). "
+        f"1 of 3 results cannot be made again here, their checkpoints are missing or out of date (first: {run_id}). "
         "Train them first: sftrepro results verify --profile tiny --train"]
     code, out, errors = complete.run(*EVERYTHING, "--train")
     assert code == 0, errors
@@ -659,6 +663,13 @@ def test_a_hub_that_cannot_be_reached_is_one_line_and_leaves_no_base(published: 
 
 
 # Help and the rest
+
+def test_a_path_is_relative_to_where_the_command_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.jsonl").touch()
+    monkeypatch.chdir(tmp_path)
+    given = {"file": "mine.jsonl", "model": "Micro-S", "profile": "micro"}
+    assert cli.from_here(given) == given | {"file": str(tmp_path / "mine.jsonl")}
+
 
 @pytest.mark.parametrize(
     "command", [(), ("book",), ("rebuild",), ("run",), ("status",), ("plan",), ("results", "verify")]

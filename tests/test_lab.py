@@ -1,5 +1,6 @@
 """The lab: eight lines typed into an empty notebook, own data and own models checked before anything is trained, and
 what starts it elsewhere."""
+import copy
 import json
 import os
 import re
@@ -59,7 +60,21 @@ def test_the_eight_lines_draw_a_figure_in_an_empty_notebook(own_store: Path, tmp
 @pytest.mark.parametrize(("ask", "message"), [
     (lambda base: lab.base("Micro-XS"), r"model 'Micro-XS' is no folder here, no id on the hub"),
     (lambda base: lab.data("Maths-CoT", base), r"data 'Maths-CoT' is neither a file here .* Did you mean Math-CoT"),
-    (lambda base: lab.data("nothing.jsonl", base), r"nothing\.jsonl: cannot be read \(.*\)\. Give a text file"),
+    (lambda base: lab.base("Micro-XLL"), r"a base of this book: Micro-S, .*Did you mean Micro-XL"),
+    (lambda base: lab.base(5), r"^base model = 5: input should be a valid string"),
+    (lambda base: lab.data("nothing.jsonl", base), r"there is no file nothing\.jsonl in /.*\. Give the path of one"),
+    (lambda base: lab.data("Math-CoT", base, rows=0), r"^rows = 0: Math-CoT is made here, and has 1 to 20480 rows"),
+    (lambda base: lab.data("Math-CoT", base, rows=10**7), r"^rows = 10000000: Math-CoT is made here, and has 1 to "),
+    (lambda base: lab.data("Math-CoT", "Micro-S"), r"^data base = 'Micro-S': input should be an instance of Base"),
+    (lambda base: lab.data("Math-CoT"), r"^data base: missing required argument"),
+    (lambda base: lab.finetune(base, "Math-CoT"), r"^finetune data = 'Math-CoT': input should be an instance of Data"),
+    (lambda base: lab.finetune(base, lab.data("Math-CoT", base, rows=2), steps=0), r"^finetune steps = 0: .* than 0"),
+    (lambda base: lab.finetune(base, lab.data("Math-CoT", base, rows=2), learning_rate=0),
+     r"^finetune learning_rate = 0: input should be greater than 0"),
+    (lambda base: lab.evaluate(base, "order", items=-1), r"^evaluate items = -1: input should be greater than or "),
+    (lambda base: lab.evaluate(base, []), r"^no benchmark to ask\. Of the micro world: arithmetic"),
+    (lambda base: lab.evaluate(base, "order", items=1).read(1, "ordr"), r"^benchmark 'ordr' was not asked\. Asked"),
+    (lambda base: lab.plot(), r"^there are no scores to draw"),
     (lambda base: lab.evaluate(base, "arithmetics"), r"'arithmetics' is unknown\. .* Did you mean arithmetic\?"),
     (lambda base: lab.evaluate(base, "order", temprature=0), r"Profile temprature: no such setting. Did you mean"),
 ])
@@ -85,9 +100,9 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 @pytest.mark.parametrize(("line", "fault"), [
     ("{", r"it is not JSON \(.*character 2\)\. Write one object a line"),
     ("[1]", "it is no object. Write each line like this"),
-    ({"question": "?"}, "'prompt' is missing; it has question. Rename what it has"),
-    ({"prompt": "?", "response": ""}, "a turn of the assistant has no text in content. Fill it, or delete the line"),
-    ({"prompt": 3, "response": "4"}, "a turn of the user has no text in content"),
+    ({"question": "?"}, "'prompt' is missing; it has question. Write the line like this"),
+    ({"prompt": "?", "response": ""}, "response is no text, or an empty one. Fill it, or delete the line"),
+    ({"prompt": 3, "response": "4"}, "prompt is no text, or an empty one"),
     ({"messages": "hello"}, "messages is not a list of turns. Give each as"),
     ({"messages": [{"role": "human", "content": "?"}]}, "role 'human' is unknown. Use system, user, assistant"),
     ({"messages": [{"role": "user", "content": "?"}]}, "the turns do not end with the user's and the assistant's"),
@@ -144,14 +159,21 @@ def tokenizer():
 
 
 def test_a_folder_becomes_a_base_that_is_trained_and_evaluated(own_store: Path, tmp_path: Path, tokenizer) -> None:
-    shape = changed(load_profile("smoke").bases[0], kind="llama", layers=1)
-    for part in (new_model(shape, tokenizer, seed=1), tokenizer):
+    shape, padless = changed(load_profile("smoke").bases[0], kind="llama", layers=1), copy.deepcopy(tokenizer)
+    padless.pad_token = None  # as GPT-2's and Llama's
+    for part in (new_model(shape, tokenizer, seed=1), padless):
         part.save_pretrained(tmp_path / "Mine")
     base = lab.base(str(tmp_path / "Mine"))
     assert base.table()["fine"].all() and own.pieces(base.tokenizer)[THINK] == 1
     run = lab.finetune(base, lab.data("Math-CoT", base, rows=4), steps=2)
     assert lab.evaluate(run, "ChainSum", items=2, max_new_tokens=4).rows["tokens"].max() <= 4
     assert store.read_json(base.folder / "source.json")["repo"] == str(tmp_path / "Mine")
+
+
+def test_models_with_the_same_name_are_told_apart_in_a_figure(own_store: Path) -> None:
+    scores = lab.evaluate(lab.base("Micro-S"), "order", items=2)
+    drawn = lab.plot(scores, scores, scores)
+    assert drawn.numbers["series"].to_list() == ["Micro-S", "Micro-S (2)", "Micro-S (3)"]
 
 
 def test_another_folder_of_the_same_name_takes_its_place(own_store: Path, tmp_path: Path, tokenizer) -> None:

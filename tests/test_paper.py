@@ -18,9 +18,11 @@ from sftrepro import workflow
 from sftrepro.chapters import read_chapter
 from sftrepro.contents import chapter_files
 from sftrepro.profiles import ROOT, load_profile, settings
+from sftrepro.runs import paper_runs
 
 PAPER = load_profile("paper")
-RUNS = (*load_profile("smoke").runs, "R09", "R10", "R16", "R17")  # those that every chapter needs, and all data sets
+SMOKE = [run for run in load_profile("smoke").runs if run in paper_runs()]  # those that every chapter needs
+RUNS = (*SMOKE, "R09", "R10", "R16", "R17")  # and all data sets
 BASES = ("Qwen3-4B", "Qwen3-14B", "Qwen2.5-14B", "InternLM2.5-20B")
 UNTOLD = {"14c_token_figures", "29_tokens"}  # they compare words of thinking, which the teacher's stand-in leaves out
 CHAPTERS = [stem for stem, path in chapter_files().items()
