@@ -942,6 +942,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'sftrepro.processes.modules_of': ('processes.html#modules_of', 'sftrepro/processes.py'),
                                     'sftrepro.processes.own_gpus': ('processes.html#own_gpus', 'sftrepro/processes.py'),
                                     'sftrepro.processes.plan_folder': ('processes.html#plan_folder', 'sftrepro/processes.py'),
+                                    'sftrepro.processes.plan_key': ('processes.html#plan_key', 'sftrepro/processes.py'),
                                     'sftrepro.processes.prepare': ('processes.html#prepare', 'sftrepro/processes.py'),
                                     'sftrepro.processes.run_in_turn': ('processes.html#run_in_turn', 'sftrepro/processes.py'),
                                     'sftrepro.processes.run_job': ('processes.html#run_job', 'sftrepro/processes.py'),

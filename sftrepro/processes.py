@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['FULL', 'THREADS', 'error_chain', 'full_disk', 'exit_line', 'end_with_parent', 'has_ended', 'tie_to_parent',
-           'log_file', 'logged', 'plan_folder', 'stamp_file', 'mark_done', 'gpu_names', 'own_gpus', 'run_job',
-           'run_in_turn', 'modules_of', 'prepare', 'copy_for', 'cores', 'in_turns', 'run_side_by_side']
+           'log_file', 'logged', 'plan_folder', 'plan_key', 'stamp_file', 'mark_done', 'gpu_names', 'own_gpus',
+           'run_job', 'run_in_turn', 'modules_of', 'prepare', 'copy_for', 'cores', 'in_turns', 'run_side_by_side']
 
 # %% ../nbs/18_processes.ipynb #2ed2c65c
 import ctypes
@@ -118,9 +118,13 @@ def plan_folder(profile: Profile) -> Path:
     "Where Snakemake works."
     return build_root() / "plan" / profile.name
 
+def plan_key(name: str) -> str:
+    "A job's name as Snakemake takes it, which splits names at commas when it hands them to a cluster."
+    return name.replace(",", "+")
+
 def stamp_file(profile: Profile, name: str) -> Path:
     "The file that says that a job was done in this rebuild."
-    return plan_folder(profile) / "stamps" / name
+    return plan_folder(profile) / "stamps" / plan_key(name)
 
 def mark_done(profile: Profile, name: str) -> None:
     "Write a job's stamp."

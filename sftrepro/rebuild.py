@@ -31,7 +31,7 @@ from .chapters import QUIET, JobFailed
 from .contents import chapter_files
 from .costs import Cost, Hardware, cost_of, duration, space, usual_hardware
 from .export import export_notebooks
-from .processes import cores, end_with_parent, gpu_names, in_turns, log_file, plan_folder, stamp_file
+from .processes import cores, end_with_parent, gpu_names, in_turns, log_file, plan_folder, plan_key, stamp_file
 from .profiles import ROOT, Profile, RequestError, load_profile, named_folders
 from sftrepro.workflow import (
     PUBLISHING,
@@ -127,10 +127,11 @@ def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool
     for key, jobs in groups.items():
         wanted = resources(jobs, planned, [costs[job.name] for job in jobs], cluster)
         variables = environment_of(key) | ({} if cluster else {"SFTREPRO_GPUS": str(wanted["gpu"])})
-        entries[key] = wanted | {
+        needs = {group[need] for job in jobs for need in job.needs if need in group} - {key}
+        entries[plan_key(key)] = wanted | {
             "names": [job.name for job in jobs],
             "environment": [f"{name}={value}" for name, value in variables.items()],
-            "needs": sorted({group[need] for job in jobs for need in job.needs if need in group} - {key})}
+            "needs": sorted(map(plan_key, needs))}
     command = [str(Path(sys.executable).with_name("sftrepro")), "job", "--profile", profile.name]
     store.write_json(folder / "plan.json", {"command": shlex.join(command), "jobs": entries})
     return folder / "plan.json"
@@ -285,6 +286,8 @@ def run_plan(planned: list[Job], profile: Profile, on: Hardware, more: list[str]
         raise
     if process.returncode:
         failures += cluster_failures(profile) if on_cluster(more) else []
+        names = {plan_key(job.name): job.name for job in planned}
+        failures = [failure | {"job": names.get(failure["job"], failure["job"])} for failure in failures]
         last = {failure["job"]: failure for failure in failures if not stamp_file(profile, failure["job"]).exists()}
         raise rebuild_failure(list(last.values()), profile) if last else silent_end(planned, profile, began)
 

@@ -17,6 +17,7 @@ import pytest
 from conftest import Repository
 from hypothesis import given
 from hypothesis import strategies as some
+from snakemake.target_jobs import parse_target_jobs_cli_args
 
 from sftrepro import cli, processes, rebuild, store, workflow
 from sftrepro.costs import usual_hardware
@@ -544,6 +545,21 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
         assert resource in blocks[0], blocks[0]
     assert "threads: 64" in blocks[0]
     assert not (published.store / "paper").exists()
+
+
+def test_snakemake_hands_every_job_to_a_cluster_by_its_whole_name(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFTREPRO_BUILD", str(tmp_path))
+    smoke = load_profile("smoke")
+    planned = [job for job in workflow.jobs(smoke).values() if "refusals=" in job.name]
+    entries = json.loads(rebuild.write_plan(planned, smoke, usual_hardware(smoke), True).read_text())["jobs"]
+    assert len(planned) > 2 and {name for entry in entries.values() for name in entry["names"]} == {
+        job.name for job in planned}
+    assert [dict(target.wildcards_dict) for target in parse_target_jobs_cli_args([f"job:job={key}" for key in entries])
+            ] == [{"job": key} for key in entries]
+    assert {need for entry in entries.values() for need in entry["needs"]} < entries.keys()
+    assert all(processes.stamp_file(smoke, entry["names"][0]) == processes.plan_folder(smoke) / "stamps" / key
+               for key, entry in entries.items())
 
 
 def program(folder: Path, name: str, code: str) -> None:
