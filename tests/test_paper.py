@@ -95,7 +95,8 @@ def test_every_kind_of_job_of_the_paper_runs_and_every_chapter_draws_its_results
     assert results["run_id"].n_unique() == len(RUNS) + 2 * len(BASES)  # a base also answers after thinking
     judged = results.filter(pl.col("benchmark").is_in(["HEx-PHI", "TruthfulQA", "AlpacaEval"]))
     assert judged["grades"].list.len().to_list().count(0) == 0 and judged["grades"].null_count() == 0
-    for stem in CHAPTERS:
-        shutil.copy(ROOT / f"nbs/{stem}.ipynb", rehearsal.folder / "nbs")
+    shutil.copytree(ROOT / "data/bases", rehearsal.folder / "data/bases", dirs_exist_ok=True)  # those of the lab
+    for stem, path in chapter_files().items():  # a chapter may name any other
+        shutil.copy(path, rehearsal.folder / "nbs")
         rehearsal.edit("_toc.yml", "      - file: book/api", f"      - file: nbs/{stem}\n      - file: book/api")
     assert len(done(rehearsal, *(f"chapter/{stem}" for stem in CHAPTERS))) >= len(CHAPTERS) > 12
