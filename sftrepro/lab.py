@@ -173,7 +173,8 @@ def made_rows(name: str, base: Base, rows: int, seed: int) -> pl.DataFrame:  # r
     profile = load_profile(base.profile)
     most = full_size(changed(profile, row_divisor=1))
     if not 0 < rows <= most:
-        raise RequestError(f"rows = {rows}: {name} is made here, and has 1 to {most} rows. Ask for some: rows=100")
+        raise RequestError(f"rows = {rows}: {name} is made here, and has 1 to {most} rows. "
+                           f"Ask for some: rows={min(100, most)}")
     few = changed(profile, row_divisor=most // rows)
     if base.profile == "micro":
         return make(DataRequest(*parse(name), seed, few, base.tokenizer)).data.head(rows)
