@@ -147,17 +147,18 @@ def test_a_reward_that_is_always_the_same_stops_the_run(
     assert not (tmp_path / "train.parquet").exists() and not (tmp_path / "spec.json").exists()
 
 
-def test_reading_in_pieces_changes_no_probability() -> None:
+def test_reading_in_pieces_changes_no_probability(tmp_path: Path) -> None:
     folder = base_folder(SMOKE, SPEC.base)
-    trainer = rl.Reinforcer(SPEC, sft.load_weights(folder, "float32"), tokenizer(), rows(), Path("nowhere"))
+    trainer = rl.Reinforcer(SPEC, sft.load_weights(folder, "float32"), tokenizer(), rows(), tmp_path)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 500, (40, 30), generator=generator)
     left, right = (torch.randint(*limits, (40, 1), generator=generator) for limits in ((0, 9), (12, 31)))
     columns = torch.arange(30)
     mask = ((columns >= left) & (columns < right)).long()
-    own = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 20, compute_entropy=True)
+    model = trainer.model.cpu()
+    own = trainer._get_per_token_logps_and_entropies(model, ids, mask, 20, compute_entropy=True)
     in_trl = rl.GRPOTrainer._get_per_token_logps_and_entropies
-    whole = in_trl(trainer, trainer.model, ids, mask, 20, compute_entropy=True)
+    whole = in_trl(trainer, model, ids, mask, 20, compute_entropy=True)
     used = mask[:, 10:].bool()
     for ours, theirs in zip(own[:2], whole[:2], strict=True):
         assert torch.allclose(ours[used], theirs[used], atol=1e-4)

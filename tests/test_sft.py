@@ -216,7 +216,7 @@ def test_the_gradient_of_a_batch_is_that_of_a_reference(tmp_path: Path, averagin
         trainer.training_step(trainer.model, inputs, tokens)
     expected = reference(spec, list(rows().select(range(spec.batch_size))))
     for name, weight in trainer.model.named_parameters():
-        torch.testing.assert_close(weight.grad, expected[name], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(weight.grad.cpu(), expected[name], rtol=1e-6, atol=1e-9)
 
 
 def test_logits_made_in_pieces_give_the_same_gradient(tmp_path: Path, monkeypatch) -> None:
