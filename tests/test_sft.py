@@ -189,12 +189,12 @@ def test_a_state_that_was_not_saved_to_its_end_is_not_continued_from(tmp_path: P
     assert last_whole(tmp_path) == tmp_path / "checkpoint-20"
 
 
-def reference(spec, rows: list[dict]) -> dict[str, torch.Tensor]:
+def reference(spec, rows: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
     "The gradient of one batch, in float64 and row by row."
-    model = AutoModelForCausalLM.from_pretrained(base_folder(SMOKE, SPEC.base), dtype=torch.float64)
+    model = AutoModelForCausalLM.from_pretrained(base_folder(SMOKE, SPEC.base), dtype=torch.float64).to(device)
     def losses(row: dict) -> torch.Tensor:
-        labels = torch.tensor(row["labels"][1:])
-        logits = model(torch.tensor([row["input_ids"]])).logits[0, :-1]
+        labels = torch.tensor(row["labels"][1:], device=device)
+        logits = model(torch.tensor([row["input_ids"]], device=device)).logits[0, :-1]
         return torch.nn.functional.cross_entropy(logits[labels != IGNORED], labels[labels != IGNORED], reduction="none")
     if spec.averaging == "batch":
         loss = torch.cat([losses(row) for row in rows]).mean()
@@ -214,9 +214,9 @@ def test_the_gradient_of_a_batch_is_that_of_a_reference(tmp_path: Path, averagin
     batch, tokens = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 4, trainer.args.device)
     for inputs in batch:
         trainer.training_step(trainer.model, inputs, tokens)
-    expected = reference(spec, list(rows().select(range(spec.batch_size))))
+    expected = reference(spec, list(rows().select(range(spec.batch_size))), trainer.args.device)
     for name, weight in trainer.model.named_parameters():
-        torch.testing.assert_close(weight.grad.cpu(), expected[name], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(weight.grad, expected[name], rtol=1e-6, atol=1e-9)
 
 
 def test_logits_made_in_pieces_give_the_same_gradient(tmp_path: Path, monkeypatch) -> None:
