@@ -112,9 +112,10 @@ def gather(profile: Profile,
     pieces: dict[str, list[pl.DataFrame]] = {name: [] for name in names}
     files = item_results.verified_results(profile, [run_id for run_id, _ in places])
     for file, (_, series) in zip(files, places, strict=True):
-        rows = rows_of(item_results.scan_responses(file, names))
+        rows = rows_of(item_results.scan_responses(file, names)).with_columns(series=pl.lit(series))
+        parted = rows.partition_by("benchmark", as_dict=True)
         for name in names:
-            pieces[name].append(rows.filter(benchmark=name).with_columns(series=pl.lit(series)))
+            pieces[name].append(parted.get((name,), rows.clear()))
     return pl.concat([scored_everywhere(pl.concat(pieces.pop(name))) for name in names])
 
 # %% ../nbs/11a_measurements.ipynb #a1cff7f2
