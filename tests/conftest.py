@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from sftrepro.export import exported_mark, sources_digest
 from sftrepro.profiles import ROOT, changed, load_profile
 
 settings.register_profile("change", deadline=None, max_examples=30)  # no deadline: a busy machine is no failure
@@ -109,6 +110,7 @@ class Repository:
             bases_dir="runs/tiny/bases",
             results_dir="runs/tiny/results",
         )
+        exported_mark(folder).write_text(sources_digest(folder))  # its notebooks export nothing
         return self
 
     def profile(self, source: str, section: str, **values: str) -> None:
