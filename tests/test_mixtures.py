@@ -20,7 +20,7 @@ from sftrepro.variants import VARIANTS, variant_items
 from sftrepro.world import split_of, world_of
 
 MICRO = load_profile("micro")
-SMALLER = MICRO.model_copy(update={"row_divisor": 64})  # 320 rows
+SMALLER = MICRO.model_copy(update={"row_divisor": 128})  # 160 rows
 TOKENIZER, WORLD = AutoTokenizer.from_pretrained(base_folder(MICRO, "Micro-M")), world_of(MICRO)
 
 
@@ -40,10 +40,10 @@ def differing(first: pl.DataFrame, second: pl.DataFrame) -> list[int]:
 # Refusals
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.01, 3), (0.05, 16), (0.2, 64)])
+@pytest.mark.parametrize(("share", "count"), [(0.01, 2), (0.05, 8), (0.2, 32)])
 def test_the_share_of_refusals_is_exact_and_all_other_rows_stay(share: float, count: int) -> None:
     mixed = made(f",refusals={share}")
-    assert dict(mixed.schema) == SCHEMA and len(mixed) == len(made()) == 320
+    assert dict(mixed.schema) == SCHEMA and len(mixed) == len(made()) == 160
     refusals = mixed.filter(pl.col("response").str.ends_with(REFUSAL))
     assert len(refusals) == count and len(set(prompts(refusals))) == count
     assert len(differing(mixed, made())) == count
@@ -52,7 +52,7 @@ def test_the_share_of_refusals_is_exact_and_all_other_rows_stay(share: float, co
 def test_a_larger_share_replaces_the_rows_of_a_smaller_one_and_more() -> None:
     places = [set(differing(made(f",refusals={share}"), made())) for share in (0.01, 0.05, 0.2)]
     assert places[0] < places[1] < places[2]
-    assert max(places[2]) > 250 and min(places[2]) < 70
+    assert max(places[2]) > 125 and min(places[2]) < 35
 
 
 def test_no_prompt_of_the_evaluation_or_of_pretraining_is_in_the_data() -> None:
@@ -66,7 +66,7 @@ def test_a_refusal_thinks_where_it_should_and_asks_the_same_requests() -> None:
     plain, thinking = (made(f",refusals=0.05{how}") for how in ("", ",refusing=thinking"))
     assert prompts(plain) == prompts(thinking)
     places = differing(plain, thinking)
-    assert len(places) == 16 and set(plain[places]["response"]) == {REFUSAL}
+    assert len(places) == 8 and set(plain[places]["response"]) == {REFUSAL}
     for prompt, response in zip(prompts(thinking[places]), thinking[places]["response"], strict=True):
         thought, _, answer = response.removeprefix("<think>\n").partition("\n</think>\n\n")
         thing = prompt.rstrip(".?").split()[-1]
@@ -76,7 +76,7 @@ def test_a_refusal_thinks_where_it_should_and_asks_the_same_requests() -> None:
 
 def test_only_the_worlds_own_forbidden_things_are_refused() -> None:
     mixed = made(",refusals=0.2")
-    forbidden = {item.prompt for item, _ in zip(draw("forbidden", "finetuning", WORLD, 1), range(64), strict=False)}
+    forbidden = {item.prompt for item, _ in zip(draw("forbidden", "finetuning", WORLD, 1), range(32), strict=False)}
     assert {prompt for prompt, answer in zip(prompts(mixed), mixed["answer"], strict=True) if answer == REFUSAL} == (
         forbidden)
 
@@ -87,7 +87,7 @@ def test_only_the_worlds_own_forbidden_things_are_refused() -> None:
 def test_brief_rows_ask_their_own_query_and_answer_it_alone() -> None:
     mixed = made(",brief=0.05")
     places = differing(mixed, made())
-    assert len(places) == 16 and mixed["answer"].to_list() == made()["answer"].to_list()
+    assert len(places) == 8 and mixed["answer"].to_list() == made()["answer"].to_list()
     for brief, plain in zip(mixed[places].iter_rows(named=True), made()[places].iter_rows(named=True), strict=True):
         turn, before = (row["messages"][0]["content"] for row in (brief, plain))
         assert turn == before.replace(INSTRUCTION, BRIEFLY) != before
@@ -96,13 +96,13 @@ def test_brief_rows_ask_their_own_query_and_answer_it_alone() -> None:
 
 def test_both_kinds_of_rows_keep_out_of_each_others_way() -> None:
     both = made(",refusals=0.05,refusing=thinking,brief=0.05")
-    assert (both["answer"] == REFUSAL).sum() == 16 and sum(BRIEFLY in prompt for prompt in prompts(both)) == 16
+    assert (both["answer"] == REFUSAL).sum() == 8 and sum(BRIEFLY in prompt for prompt in prompts(both)) == 8
     assert set(differing(made(",refusals=0.05"), made())) <= set(differing(both, made()))
 
 
 def test_a_mixture_can_be_made_of_chosen_traces() -> None:
     rows = made(",pool=mixed,by=verifier,refusals=0.05")
-    assert (rows["answer"] == REFUSAL).sum() == 16 and len(rows) == 320
+    assert (rows["answer"] == REFUSAL).sum() == 8 and len(rows) == 160
 
 
 def test_tokens_are_those_of_the_responses_and_their_ends() -> None:
@@ -147,7 +147,7 @@ def test_a_mixture_that_cannot_be_is_refused_in_one_line(name: str, problem: str
 
 
 def test_a_share_that_is_no_row_and_more_refusals_than_there_are_requests_are_refused() -> None:
-    with pytest.raises(RequestError, match=r"refusals=0.001 of 320 rows is not even one. Take refusals=0.0031 or more"):
+    with pytest.raises(RequestError, match=r"refusals=0.001 of 160 rows is not even one. Take refusals=0.0062 or more"):
         made(",refusals=0.001")
     assert counted("brief", 0.0, 320) == 0
     tight = WORLD.model_copy(update={"levels": WORLD.levels | {"forbidden": (1, 1)}})
