@@ -18,7 +18,7 @@ rebuild: setup  ## the book and everything below it: bases, data, runs, results
 
 lab: setup  ## JupyterLab, with the quickstart open
 	.venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-deps --requirement requirements-lab.lock
-	.venv/bin/jupyter lab nbs/00_quickstart.ipynb $$([ $$(id -u) != 0 ] || echo --allow-root)  # in a container one is root
+	PYTHONWARNINGS='ignore:IProgress not found' .venv/bin/jupyter lab nbs/00_quickstart.ipynb $$([ $$(id -u) != 0 ] || echo --allow-root)  # in a container one is root
 
 # what tests/run is told; nothing for `make test`
 part :=

@@ -22,6 +22,7 @@ import polars as pl
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, validate_call
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from . import plots, sft, solvers, store
 from .analogs import BENCHMARKS
@@ -52,13 +53,15 @@ def lab_store() -> Iterator[Path]:
 # %% ../nbs/19b_lab.ipynb #28dd7821
 @contextmanager
 def quietly(profile: str) -> Iterator[None]:
-    "Print nothing, and compute on one thread if the model is a micro one."
+    "Print nothing, show no bars of Transformers, and compute on one thread if the model is a micro one."
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if profile == "micro" else threads)
+    logging.disable_progress_bar()
     try:
         with redirect_stdout(StringIO()):
             yield
     finally:
+        logging.enable_progress_bar()
         torch.set_num_threads(threads)
 
 # %% ../nbs/19b_lab.ipynb #1ab0c4e2

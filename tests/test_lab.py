@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from nbclient import NotebookClient
+from transformers.utils import logging
 
 from sftrepro import lab, own, store
 from sftrepro.bases import THINK, new_model, sample_text, train_tokenizer
@@ -186,6 +187,24 @@ def test_another_folder_of_the_same_name_takes_its_place(own_store: Path, tmp_pa
     assert counts[0] < counts[1]
 
 
+@pytest.mark.parametrize(("break_it", "message"), [
+    (lambda folder: (folder / "config.json").unlink(), r"mine holds no model: config\.json missing\. Save model and "),
+    (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], r"mine holds no model: tokenizer\* missing"),
+    (lambda folder: (folder / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}'),
+     r"mine is a BertModel, which does not continue texts\. Take a model of another kind: \.\.\.ForCausalLM"),
+    (lambda folder: os.truncate(folder / "model.safetensors", 5000), r"model\.safetensors is damaged \(.*\)\. Save or"),
+    (lambda folder: folder.rename(folder.with_name("other")), r"there is no folder .*/mine in /.*\. Give the path"),
+])
+def test_a_folder_that_holds_no_model_for_this_is_refused_with_the_reason(
+        own_store: Path, tmp_path: Path, tokenizer, monkeypatch, break_it: Callable, message: str) -> None:
+    for part in (new_model(load_profile("smoke").bases[0], tokenizer, 1), tokenizer):
+        part.save_pretrained(tmp_path / "m/mine")
+    break_it(tmp_path / "m/mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match=message):
+        lab.base("m/mine").table()
+
+
 def test_a_model_that_does_not_fit_is_refused_before_it_is_trained() -> None:
     folder, micro = store.base_folder(load_profile("micro"), "Micro-M"), load_profile("micro")
     with pytest.raises(RequestError, match="^big cannot be finetuned here: memory to finetune: .* may be used"):
@@ -224,6 +243,14 @@ def test_what_starts_the_book_elsewhere_names_things_that_exist() -> None:
     colab = next(cell["source"] for cell in notebook_cells(QUICKSTART) if "find_spec" in cell["source"])
     address = yaml.safe_load((ROOT / "book/_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
     assert f'repository = "{address}"' in colab and "tools/install.py" in colab
+
+
+def test_the_lab_shows_no_bars_and_leaves_those_of_others_alone(capfd: pytest.CaptureFixture) -> None:
+    with lab.quietly("micro"):
+        list(logging.tqdm(range(2)))
+    assert capfd.readouterr() == ("", "")
+    list(logging.tqdm(range(2)))
+    assert "2/2" in capfd.readouterr().err
 
 
 def test_the_lab_opens_for_root_too_as_one_is_in_a_container() -> None:
