@@ -358,9 +358,9 @@ def loss(model: Base | Run, data: Data) -> float:  # nats for each token of a re
     "The mean loss of a model on the responses of some rows."
     tokenizer = model.base.tokenizer
     rows = [sft.tokenise(tokenizer, row["messages"], row["response"]) for row in data.rows.to_dicts()]
-    weights, together = sft.load_weights(model.checkpoint, "float32"), sft.collator(tokenizer)
-    sft.answer_with_the_loss(weights)
     with quietly(model.profile), torch.inference_mode():
+        weights, together = sft.load_weights(model.checkpoint, "float32"), sft.collator(tokenizer)
+        sft.answer_with_the_loss(weights)
         total = sum(weights(**together([row])).item() for row in rows)
     return total / sum(label != IGNORED for row in rows for label in row["labels"][1:])
 
