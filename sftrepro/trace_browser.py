@@ -19,9 +19,11 @@ from .report import case_html, labels
 from .runs import RunSpec, run_specs
 
 # %% ../nbs/14g_trace_browser.ipynb #1ca1aa36
-def shown_benchmarks(profile: Profile) -> list[str]:
-    "The benchmarks whose responses may be read: all but those of safety."
-    return [benchmark for benchmark in profile.benchmarks if group_of(benchmark) != "safety"]
+def shown_benchmarks(results: pl.DataFrame,  # `measurements.measured`
+                     profile: Profile) -> list[str]:
+    "The benchmarks whose responses may be read, all but those of safety; those without a score are left out."
+    scored = set(results["benchmark"])
+    return [benchmark for benchmark in profile.benchmarks if benchmark in scored and group_of(benchmark) != "safety"]
 
 # %% ../nbs/14g_trace_browser.ipynb #6cd09c7f
 class Moment(NamedTuple):
@@ -76,7 +78,7 @@ def run_traces(spec: RunSpec,  # the run, its first seed
     "Everything that the page shows of a run."
     gallery = read_gallery(profile, [spec.base, spec.run_id])
     benchmarks = []
-    for benchmark in shown_benchmarks(profile):
+    for benchmark in shown_benchmarks(results, profile):
         chosen = moments_of(results, spec.paper_run, benchmark)
         items = item_traces(gallery.filter(benchmark=benchmark), chosen)
         benchmarks.append({"moments": [moment.name for moment in chosen], "items": items})
@@ -103,7 +105,7 @@ def trace_data(results: pl.DataFrame,  # `measurements.measured`, with all bench
     runs = [run_traces(specs[run], names[run], profile, results) for run in sorted(specs)]
     asked = [{"name": benchmark, "title": titles(profile)[benchmark], "questions": question_texts(
                   profile, benchmark, [item["id"] for item in runs[0]["benchmarks"][place]["items"]])}
-             for place, benchmark in enumerate(shown_benchmarks(profile))]
+             for place, benchmark in enumerate(shown_benchmarks(results, profile))]
     return {"runs": runs, "benchmarks": asked, "opens": opens if opens in specs else runs[0]["id"]}
 
 # %% ../nbs/14g_trace_browser.ipynb #6cb28b9a

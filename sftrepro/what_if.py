@@ -46,7 +46,8 @@ def positions(results: pl.DataFrame,  # `measurements.measured`
               run: str, profile: Profile) -> pl.DataFrame:
     "Where a run is at every checkpoint: the gain in domain (`x`) and on each other benchmark (`y`)."
     inside, outside = axes(profile)
-    gains = change(results, [inside, *outside], run).select("benchmark", "step", "value", "low", "high")
+    scored = [benchmark for benchmark in outside if benchmark in set(results["benchmark"])]
+    gains = change(results, [inside, *scored], run).select("benchmark", "step", "value", "low", "high")
     x, y = gains.filter(benchmark=inside).drop("benchmark"), gains.filter(pl.col("benchmark") != inside)
     named = [frame.rename({"value": axis, "low": f"{axis}_low", "high": f"{axis}_high"})
              for axis, frame in (("x", x), ("y", y))]
@@ -153,7 +154,8 @@ def options(values: dict[str, str]) -> str:  # name and text; names and texts ar
 def controls(rows: pl.DataFrame, profile: Profile) -> str:
     "The controls of the figure, as HTML."
     runs = rows["run"].unique(maintain_order=True).to_list()
-    others = {benchmark: titles(profile)[benchmark] for benchmark in axes(profile)[1]}
+    drawn = set(rows["benchmark"])
+    others = {benchmark: titles(profile)[benchmark] for benchmark in axes(profile)[1] if benchmark in drawn}
     lists = {"run": ("Run", labels(profile, runs)), "benchmark": ("Upwards", others)}
     sliders = {"step": "Step", "rate": "Learning rate"}
     fields = [f'<label for="if-{name}">{title}</label><select id="if-{name}" name="{name}">{options(values)}</select>'

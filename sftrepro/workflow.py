@@ -3,11 +3,11 @@
 # %% auto #0
 __all__ = ['ENTRIES', 'BY_QUERIES', 'SELECTING_SETTINGS', 'TEXT_CHANGED', 'PUBLISHING', 'Goal', 'entry_points', 'Job',
            'build_root', 'site_folder', 'executed_file', 'evaluation_jobs', 'base_job', 'base_jobs', 'data_job',
-           'tokens_job', 'start_needed', 'run_jobs', 'results_needed', 'tokens_needed', 'chapter_needs', 'chapter_job',
-           'jobs', 'settings_used', 'job_inputs', 'library_names', 'chapter_settings', 'chapter_inputs', 'book_inputs',
-           'Inputs', 'Flow', 'load_flow', 'changes', 'in_words', 'manifest_reasons', 'published_file',
-           'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons', 'with_needs', 'plan', 'check_bases',
-           'require_results', 'runs_beyond', 'jobs_named', 'missing_results']
+           'tokens_job', 'start_needed', 'run_jobs', 'runs_of', 'unmade', 'results_needed', 'tokens_needed',
+           'chapter_needs', 'chapter_job', 'jobs', 'settings_used', 'job_inputs', 'library_names', 'chapter_settings',
+           'chapter_inputs', 'book_inputs', 'Inputs', 'Flow', 'load_flow', 'changes', 'in_words', 'manifest_reasons',
+           'published_file', 'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons', 'with_needs', 'plan',
+           'check_bases', 'require_results', 'runs_beyond', 'jobs_named', 'missing_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
 import os
@@ -27,6 +27,7 @@ from sftrepro.profiles import (
     Frozen,
     Profile,
     RequestError,
+    beyond_profile,
     digest,
     load_profile,
     resembling,
@@ -137,14 +138,25 @@ def run_jobs(profile: Profile) -> list[Job]:  # a data set that runs share comes
     return jobs
 
 # %% ../nbs/16b_workflow.ipynb #b24f0ea6
+def runs_of(chapter: Chapter) -> tuple[str, ...]:
+    "The runs that a chapter names in its parameters."
+    lists = (value for value in chapter.parameters.values() if isinstance(value, list))
+    words = dict.fromkeys(str(word) for value in lists for word in value)
+    return tuple(paper_runs()) if "all" in words else tuple(
+        word for word in words if re.fullmatch(r"R\d+(-\w+)?|B\d+", word))
+
+def unmade(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
+    "The paper's runs of a chapter, or those of part III, if a profile makes none of them."
+    named = runs_of(chapter) if "profile" in chapter.parameters else ()
+    of_the_paper, own = (tuple(run for run in named if (run in own_runs()) == is_own) for is_own in (False, True))
+    kinds = ((profile, of_the_paper), (beyond_profile(profile), own))
+    return next((runs for place, runs in kinds if runs and not run_specs(place, runs)), ())
+
 def results_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:
     "Run ids whose results a chapter reads."
     if "profile" not in chapter.parameters:
         return ()
-    words = {str(word) for value in chapter.parameters.values() if isinstance(value, list) for word in value}
-    pattern = r"R\d+(-\w+)?|B\d+"
-    named = tuple(paper_runs()) if "all" in words else tuple(word for word in words if re.fullmatch(pattern, word))
-    runs = run_specs(profile, named) if named else []
+    runs = run_specs(profile, named) if (named := runs_of(chapter)) else []
     return (*(base.name for base in profile.bases), *(spec.run_id for spec in runs))
 
 def tokens_needed(chapter: Chapter, profile: Profile) -> tuple[str, ...]:

@@ -181,6 +181,14 @@ def test_without_scripts_a_question_stands_there(traces: dict) -> None:
 # The what-if figure
 
 
+def test_a_benchmark_without_scores_is_left_out_of_both(results: pl.DataFrame) -> None:
+    rest = results.filter(pl.col("benchmark") != "how_to")
+    assert set(trace_browser.shown_benchmarks(results, MICRO)) - {"how_to"} == set(
+        trace_browser.shown_benchmarks(rest, MICRO))
+    path = what_if.positions(rest, "R25", MICRO)
+    assert "how_to" not in set(path["benchmark"]) and "statement" in set(path["benchmark"])
+
+
 def test_a_point_is_the_library_s_estimate(results: pl.DataFrame) -> None:
     path = what_if.positions(results, "R25", MICRO)
     inside, others = what_if.axes(MICRO)

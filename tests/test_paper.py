@@ -17,7 +17,7 @@ from conftest import Repository
 from sftrepro import workflow
 from sftrepro.chapters import read_chapter
 from sftrepro.contents import chapter_files
-from sftrepro.profiles import load_profile, settings
+from sftrepro.profiles import ROOT, load_profile, settings
 from sftrepro.runs import paper_runs
 
 PAPER = load_profile("paper")
@@ -65,7 +65,11 @@ def rehearsal(repository: Repository, tmp_path: Path, monkeypatch: pytest.Monkey
     repository.profile("paper", "paper", bases="\n".join(["", *bases]), runs=" ".join(RUNS), batch_divisor="64",
                        engine="transformers", max_new_tokens="64", benchmarks=sizes, traces="2", traced="R04 R25",
                        results_dir="runs/paper/results")
-    repository.profile("micro", "micro", row_divisor="1", batch_divisor="64")  # some chapters name its runs, too
+    for name in settings().sections():  # some chapters name runs of other profiles, too
+        if name != "paper":
+            repository.profile(name, name, row_divisor="1", batch_divisor="64")
+    for name in ("pocket-seeds", "pocket-gemma"):
+        shutil.copytree(ROOT / "data/results" / name, repository.folder / "data/results" / name)
     runs = pl.read_csv(repository.folder / "data/paper/runs.csv", infer_schema=False)
     rows = pl.when(data="Math-CoT-2.5k").then(pl.lit("1")).otherwise(pl.lit("4"))
     runs.with_columns(rows=rows).write_csv(repository.folder / "data/paper/runs.csv")

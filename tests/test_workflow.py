@@ -13,6 +13,7 @@ import pytest
 from conftest import NANO, Repository, write_notebook
 
 from sftrepro import chapters, codegraph, execution, mixtures, workflow
+from sftrepro.contents import chapter_files
 from sftrepro.profiles import ROOT, RequestError, load_profile
 
 CODE = codegraph.library()
@@ -192,6 +193,20 @@ def test_new_text_is_put_around_the_outputs_of_the_last_run_and_new_code_is_run(
     repository.edit("nbs/20_toy.ipynb", "print(profile, ", "print(profile,  ")
     text, last = done()
     assert text == ["# A clock", "# Later", "# The very end"] and last != first
+    why = "Profile `tiny` makes none of the runs of this chapter, so it was not run: B4101, B4102."
+    repository.edit("nbs/20_toy.ipynb", "profile = 'smoke'", "profile = 'smoke'; runs = ['B4101', 'B4102']")
+    assert done() == [["# A clock", why]]
+    repository.edit("nbs/20_toy.ipynb", "# A clock", "# No clock")
+    assert done() == [["# No clock", why]]
+
+
+def test_each_chapter_is_run_at_the_profile_of_the_published_book_and_at_smoke() -> None:
+    micro, smoke, paper = map(load_profile, ("micro", "smoke", "paper"))
+    for profile in (micro, smoke):
+        assert not [stem for stem, path in chapter_files().items()
+                    if workflow.unmade(chapters.read_chapter(path), profile)]
+    at_paper = [stem for stem, path in chapter_files().items() if workflow.unmade(chapters.read_chapter(path), paper)]
+    assert {stem[:2] for stem in at_paper} == {"41", "43", "44", "45", "46"}
 
 
 @pytest.mark.parametrize(
