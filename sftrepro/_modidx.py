@@ -1038,6 +1038,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'sftrepro.rebuild.executor': ('rebuild.html#executor', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.gpus': ('rebuild.html#gpus', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.lines_of': ('rebuild.html#lines_of', 'sftrepro/rebuild.py'),
+                                  'sftrepro.rebuild.needs_of': ('rebuild.html#needs_of', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.on_cluster': ('rebuild.html#on_cluster', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.percent': ('rebuild.html#percent', 'sftrepro/rebuild.py'),
                                   'sftrepro.rebuild.read_log': ('rebuild.html#read_log', 'sftrepro/rebuild.py'),

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'MODELS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'LONGEST_REBUILD', 'DRY', 'gpus', 'thread_share', 'executor',
-           'on_cluster', 'snakemake_jobs', 'resources', 'environment_of', 'are_brief', 'write_plan',
+           'on_cluster', 'snakemake_jobs', 'needs_of', 'resources', 'environment_of', 'are_brief', 'write_plan',
            'without_accounting', 'cluster_environment', 'snakemake_command', 'percent', 'running_line', 'stop',
            'lines_of', 'time_left', 'watch', 'rebuild_failure', 'cluster_failures', 'scheduler_message', 'read_log',
            'silent_end', 'run_plan', 'stale_results', 'results_name', 'check_gpus', 'cost_in_short', 'cost_line',
@@ -89,6 +89,14 @@ def snakemake_jobs(planned: list[Job],
         groups.setdefault(name, []).append(job)
     return groups
 
+# %% ../nbs/18a_rebuild.ipynb #6123ddfe
+def needs_of(process: str, groups: dict[str, list[Job]]) -> set[str]:
+    "The processes that have to end before one begins; before the chapters, all that publish something."
+    place = {job.name: key for key, jobs in groups.items() for job in jobs}
+    needs = {place[need] for job in groups[process] for need in job.needs if need in place}
+    published = {key for key, jobs in groups.items() if jobs[0].kind != "book"} if process == CHAPTERS else set()
+    return (needs | published) - {process}
+
 # %% ../nbs/18a_rebuild.ipynb #5b3f923e
 def resources(jobs: list[Job], planned: list[Job], costs: list[Cost], cluster: bool) -> dict[str, int]:
     "What Snakemake and the schedulers behind it are told of the jobs of a process."
@@ -122,16 +130,14 @@ def write_plan(planned: list[Job], profile: Profile, on: Hardware, cluster: bool
     costs = {job.name: cost_of(job, profile, on) for job in planned}
     in_turn = not cluster and profile.engine == "transformers"
     groups = snakemake_jobs(planned, in_turn, brief=in_turn and are_brief(planned, costs))
-    group = {job.name: key for key, jobs in groups.items() for job in jobs}
     entries = {}
     for key, jobs in groups.items():
         wanted = resources(jobs, planned, [costs[job.name] for job in jobs], cluster)
         variables = environment_of(key) | ({} if cluster else {"SFTREPRO_GPUS": str(wanted["gpu"])})
-        needs = {group[need] for job in jobs for need in job.needs if need in group} - {key}
         entries[plan_key(key)] = wanted | {
             "names": [job.name for job in jobs],
             "environment": [f"{name}={value}" for name, value in variables.items()],
-            "needs": sorted(map(plan_key, needs))}
+            "needs": sorted(map(plan_key, needs_of(key, groups)))}
     command = [str(Path(sys.executable).with_name("sftrepro")), "job", "--profile", profile.name]
     store.write_json(folder / "plan.json", {"command": shlex.join(command), "jobs": entries})
     return folder / "plan.json"

@@ -536,6 +536,7 @@ def test_slurm_is_asked_for_what_the_plan_says(published: Repository) -> None:
     assert code == 0, errors
     assert "GPU-hours (H200)" in out and "Open " not in out
     plan = json.loads((published.build / "plan/paper/plan.json").read_text())["jobs"]
+    assert {*plan["chapters"]["needs"], "chapters", "book/paper"} == plan.keys(), "chapters read controls as well"
     largest = next(name for name in plan if name.startswith("train/Qwen3-14B_Math-CoT-20k_lr5e-5_ep8_bs256"))
     asked = plan[largest]
     assert asked["gpu"] == 8 and asked["threads"] == 64 and asked["runtime"] > 60
