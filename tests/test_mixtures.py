@@ -147,7 +147,7 @@ def test_a_mixture_that_cannot_be_is_refused_in_one_line(name: str, problem: str
 
 
 def test_a_share_that_is_no_row_and_more_refusals_than_there_are_requests_are_refused() -> None:
-    with pytest.raises(RequestError, match=r"refusals=0.001 of 160 rows is not even one. Take refusals=0.0062 or more"):
+    with pytest.raises(RequestError, match=r"refusals=0.001 of 160 rows is not even one. Take refusals=0.0063 or more"):
         made(",refusals=0.001")
     assert counted("brief", 0.0, 320) == 0
     tight = WORLD.model_copy(update={"levels": WORLD.levels | {"forbidden": (1, 1)}})
