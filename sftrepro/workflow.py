@@ -393,9 +393,7 @@ def runs_beyond(name: str, profile: Profile) -> set[str]:  # of part III
     "The runs that a chapter names in its parameters, where the profile makes runs of part III."
     if not profile.beyond or not any(name in stem for stem in chapter_files()):
         return set()
-    lists = [value for value in read_chapter(chapter_files()[find_chapter(name)]).parameters.values()
-             if isinstance(value, list)]
-    return {run for value in lists for run in value if run in own_runs()}
+    return own_runs().keys() & runs_of(read_chapter(chapter_files()[find_chapter(name)]))
 
 def jobs_named(name: str,  # `R25`, `R25-null`, `26`, or a part of a chapter's name
                jobs: dict[str, Job], profile: Profile) -> list[str]:  # raises RequestError
