@@ -236,7 +236,8 @@ def execute(path: Path,                     # the notebook
         try:
             papermill.execute_notebook(literal(path), literal(temporary), parameters, cwd=ROOT, kernel_name="python3",
                                        start_timeout=600, kernel_manager_class=OwnPython,
-                                       extra_arguments=KERNEL_ARGUMENTS, progress_bar={"disable": False})
+                                       extra_arguments=KERNEL_ARGUMENTS, progress_bar={"disable": False},
+                                       request_save_on_cell_execute=False)
         except papermill.PapermillExecutionError as error:
             failed.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(temporary, failed)

@@ -26,7 +26,17 @@ from typing import NamedTuple
 import vl_convert
 import yaml
 
-from .contents import chapter_file, chapter_label, experiments, instrument, notebook_cells, read_toc, toc_files
+from sftrepro.contents import (
+    chapter_file,
+    chapter_files,
+    chapter_label,
+    experiments,
+    instrument,
+    module_name,
+    notebook_cells,
+    read_toc,
+    toc_files,
+)
 from .mentions import link_mentions, runs_page, shown_profile
 from .profiles import ROOT, RequestError, digest
 from .store import MARK, check_own, own_folder, remove_own, write_bytes
@@ -96,7 +106,8 @@ def page(notebook: dict,  # an executed notebook
     "The notebook as its page shows it."
     refuse_remote(notebook["cells"], stem)
     cells = [without_directives(cell) for cell in notebook["cells"]]
-    exports = stem in {path.stem for path in instrument().values()}
+    path = chapter_files().get(stem)
+    exports = path is not None and module_name(path) is not None
     cells = [folded(cell, exports) for cell in cells if cell["cell_type"] != "code" or cell["source"]]
     first = cells[0]["source"] if isinstance(cells[0]["source"], str) else "".join(cells[0]["source"])
     cells[0] = cells[0] | {"source": re.sub(r"\A# ", f"# {chapter_label(stem)} \N{MIDDLE DOT} ", first)}
