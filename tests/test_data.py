@@ -333,14 +333,14 @@ def test_the_share_of_traces_that_take_back_is_a_knob(name: str) -> None:
 
 
 def test_the_length_of_traces_is_a_knob() -> None:
-    means = [larger(f"Math-CoT,length={length}").data["tokens"].mean() for length in (1, 2, 4)]
+    means = [made(f"Math-CoT,length={length}").data["tokens"].mean() for length in (1, 2, 4)]
     assert means[0] * 1.2 < means[1] and means[1] * 1.1 < means[2]
-    assert larger("Math-CoT,length=1").data.equals(larger("Math-CoT").data)
+    assert made("Math-CoT,length=1").data.equals(made("Math-CoT").data)
 
 
 def test_the_number_of_operations_is_a_knob() -> None:
     for types in (1, 2, 3):
-        asked = [prompt.split("\n")[0] for prompt in prompts(larger(f"Math-CoT,types={types}").data)]
+        asked = [prompt.split("\n")[0] for prompt in prompts(made(f"Math-CoT,types={types}").data)]
         steps = [signs_in(prompt[re.search(r"\d+", prompt).end():]) for prompt in asked]
         assert {sign for chain in steps for sign, _ in chain} == set("+-*"[:types])
         assert 0.1 < sum(len(chain) > 3 for chain in steps) / len(steps) < 0.3

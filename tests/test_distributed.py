@@ -121,6 +121,7 @@ def test_a_world_of_another_size_is_refused_by_the_process(torchrun: Callable, t
     assert not list(tmp_path.glob("step-*"))
 
 
+@pytest.mark.release
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on GPUs the launch would be a real one")
 def test_a_launch_that_starts_fewer_processes_is_refused(tmp_path: Path) -> None:
     asked = yaml.safe_load((CONFIGS / "gpu-8.yaml").read_text()) | {

@@ -85,7 +85,7 @@ def test_no_prompt_of_another_split_stands_in_a_pretraining_document(of: Callabl
     assert contaminated(list(map(document_text, sample)), prompts) == []
 
 
-@pytest.mark.parametrize("seed", range(1, 3))
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.release)])
 def test_nor_in_the_documents_of_another_draw(seed: int) -> None:
     assert (
         contaminated([document_text(found) for found in islice(internet(MICRO, seed), 30_000)], evaluation_prompts())

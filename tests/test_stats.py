@@ -332,7 +332,7 @@ def publish(profile, run_id, base, seed, steps):
 
 def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
     monkeypatch.setenv("SFTREPRO_STORE", str(tmp_path))
-    profile = changed(load_profile("smoke"), seeds=(1, 2))
+    profile = changed(load_profile("smoke"), seeds=(1, 2), runs=("R25", "R33"))
     with pytest.raises(RequestError, match="needs 4 runs that are not in the store .* make rebuild PROFILE=smoke"):
         measured(profile, ["R25", "R33"], ["order"])
     for base in profile.bases:
@@ -352,7 +352,7 @@ def test_every_trajectory_begins_with_its_base(tmp_path, monkeypatch):
         "Nano",
         "R25",
     ]
-    with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: .*R01, "):
+    with pytest.raises(RequestError, match="profile smoke makes none of them. Its runs: R25, R25-"):
         measured(profile, ["R12"], ["order"])
 
 
