@@ -374,7 +374,8 @@ def shortened(results: pl.DataFrame, long: str,
 # %% ../nbs/17a_law.ipynb #5de741df
 def show_shortened(results: pl.DataFrame, profile: Profile, long: str, short: Sequence[str]) -> None:
     "How far ahead shorter runs are when they end, benchmark by benchmark."
-    made = [run for run in short if run in set(results["series"])]
+    there = set(results["series"].unique())
+    made = [run for run in short if run in there]
     found = shortened(results, long, made).rename({"estimate": "value", "name": "run"})
     show(table(wide(found, "run"), titles(profile)), f"The end of each shorter run minus {long} at the same step, in "
          "percentage points, with simultaneous 95% intervals.", provenance(results), found, "shortened")

@@ -17,7 +17,7 @@ from IPython.display import HTML, display
 
 from . import item_results, store
 from .cards import opening, scoreboard_numbers, verdict_caption, verdict_card
-from .claims import Verdict, judge, sight
+from .claims import Verdict, end_of, judge, sight
 from .controls import group_of
 from .measurements import parts
 from sftrepro.paper import (
@@ -229,11 +229,10 @@ def show_contrasts(results: pl.DataFrame, profile: Profile,
                    pairs: Sequence[tuple[str, str]],  # above, below; `base` for the base of the other
                    gains: bool = False) -> None:      # each run counts from its own base
     "Differences at the last step, benchmark by benchmark."
-    def end(run: str, opponent: str) -> tuple[str, int]:
-        return (opponent, 0) if run == "base" else (run, results.filter(series=run)["step"].max())
     benchmarks = results["benchmark"].unique(maintain_order=True)
-    asked = [Pair(benchmark=benchmark, name=f"{above} minus {below}", above=end(above, below), below=end(below, above),
-                  gains=gains) for benchmark in benchmarks for above, below in pairs]
+    asked = [Pair(benchmark=benchmark, name=f"{above} minus {below}", above=end_of(results, above, below),
+                  below=end_of(results, below, above), gains=gains)
+             for benchmark in benchmarks for above, below in pairs]
     differences = contrasts(results, asked).rename({"name": "comparison", "estimate": "value"})
     text = merged(differences.select("comparison", "benchmark", "value", "low", "high"), 1).pivot(
         "benchmark", index="comparison", values="value", maintain_order=True)
@@ -245,7 +244,7 @@ def show_contrasts(results: pl.DataFrame, profile: Profile,
 def show_by_size(results: pl.DataFrame, profile: Profile) -> None:
     "What each run adds to its base, with the published gains where both ends are known."
     runs, benchmarks = runs_in(results), results["benchmark"].unique(maintain_order=True).to_list()
-    asked = [Pair(benchmark=benchmark, name=run, above=(run, results.filter(series=run)["step"].max()), below=(run, 0))
+    asked = [Pair(benchmark=benchmark, name=run, above=end_of(results, run, run), below=(run, 0))
              for benchmark in benchmarks for run in runs]
     gains = contrasts(results, asked).rename({"name": "series", "estimate": "value"})
     published = published_for(profile, runs).filter(pl.col("benchmark").is_in(benchmarks)).group_by(

@@ -70,7 +70,7 @@ def stitched(results: pl.DataFrame,  # item means with `series`
     "Chains of runs as one series each, with the operations since the base as steps."
     last = results.filter(series=unit)["step"].max()
     price = {(run, step): value for run, step, value in cost.select("run", "step", "operations").iter_rows()}
-    per_step, parts, made = price[unit, last] / last, [], set(results["series"])
+    per_step, parts, made = price[unit, last] / last, [], set(results["series"].unique())
     for name, runs in recipes.items():
         before = 0.0
         for run in [run for run in runs if set(runs) <= made]:
@@ -102,7 +102,7 @@ def over_operations(picture: Picture, unit: str) -> Picture:
 
 def show_recipes(results: pl.DataFrame, profile: Profile, recipes: Recipes, unit: str, value: str = "score") -> None:
     "Scores or lengths of recipes over the operations that they took."
-    cost = spent(profile, sorted(set(results["series"])))
+    cost = spent(profile, sorted(results["series"].unique()))
     means = estimates(stitched(results, recipes, cost, unit), value)
     caption = (f"Each recipe over its floating-point operations since the base, in steps of {unit}; generated tokens "
                f"are counted{origin(cost)}. With 95% intervals, each on its own.")
@@ -112,9 +112,10 @@ def show_recipes(results: pl.DataFrame, profile: Profile, recipes: Recipes, unit
 
 def show_spending(results: pl.DataFrame, profile: Profile, recipes: Recipes, unit: str) -> None:
     "What each recipe took."
-    cost = spent(profile, sorted(set(results["series"])))
+    there = set(results["series"].unique())
+    cost = spent(profile, sorted(there))
     whole = cost.group_by("run").agg(pl.col("operations", "seconds").max())
-    made = {name: runs for name, runs in recipes.items() if set(runs) <= set(results["series"])}
+    made = {name: runs for name, runs in recipes.items() if set(runs) <= there}
     rows = [{"recipe": name, "runs": ", ".join(runs),
              **whole.filter(pl.col("run").is_in(list(runs))).select(pl.col("operations", "seconds").sum()).row(
                  0, named=True)} for name, runs in made.items()]

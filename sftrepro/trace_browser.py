@@ -22,7 +22,7 @@ from .runs import RunSpec, run_specs
 def shown_benchmarks(results: pl.DataFrame,  # `measurements.measured`
                      profile: Profile) -> list[str]:
     "The benchmarks whose responses may be read, all but those of safety; those without a score are left out."
-    scored = set(results["benchmark"])
+    scored = set(results["benchmark"].unique())
     return [benchmark for benchmark in profile.benchmarks if benchmark in scored and group_of(benchmark) != "safety"]
 
 # %% ../nbs/14g_trace_browser.ipynb #6cd09c7f
@@ -99,7 +99,7 @@ def trace_data(results: pl.DataFrame,  # `measurements.measured`, with all bench
                opens: str,             # the run that is shown until a reader chooses; the first if there is no such run
                ) -> dict:              # what the page holds, as JSON can hold it
     "The runs among the series with their published responses, and the questions."
-    series = set(results["series"])
+    series = set(results["series"].unique())
     specs = {spec.paper_run: spec for spec in reversed(run_specs(profile)) if spec.paper_run in series}
     names = labels(profile, sorted(specs))
     runs = [run_traces(specs[run], names[run], profile, results) for run in sorted(specs)]

@@ -46,7 +46,8 @@ def positions(results: pl.DataFrame,  # `measurements.measured`
               run: str, profile: Profile) -> pl.DataFrame:
     "Where a run is at every checkpoint: the gain in domain (`x`) and on each other benchmark (`y`)."
     inside, outside = axes(profile)
-    scored = [benchmark for benchmark in outside if benchmark in set(results["benchmark"])]
+    measured = set(results["benchmark"].unique())
+    scored = [benchmark for benchmark in outside if benchmark in measured]
     gains = change(results, [inside, *scored], run).select("benchmark", "step", "value", "low", "high")
     x, y = gains.filter(benchmark=inside).drop("benchmark"), gains.filter(pl.col("benchmark") != inside)
     named = [frame.rename({"value": axis, "low": f"{axis}_low", "high": f"{axis}_high"})

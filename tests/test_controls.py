@@ -1,9 +1,14 @@
 """Controls: what counts as a gain, what as a loss, and when one is there."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
+from test_stats import published_row
 
-from sftrepro.controls import compared, control_rules, is_there, shortfall
+from sftrepro import item_results
+from sftrepro.controls import compared, control_rows, control_rules, is_there, shortfall
+from sftrepro.profiles import changed, load_profile
 from sftrepro.stats import simulated
 
 RULES = control_rules()
@@ -46,3 +51,20 @@ def test_a_gain_that_its_interval_does_not_clear_is_not_there() -> None:
     few, many = (headroom(FREE, dict.fromkeys(FREE, 0.6), items=items) for items in (8, 400))
     assert not is_there(few, RULES["headroom"]) and set(is_there(many, RULES["headroom"])) == set(FREE)
     assert few["estimate"].max() > RULES["headroom"].margin  # large enough, but not clear of zero
+
+
+def test_a_control_is_worked_out_once_and_anew_when_its_results_or_its_profile_change(own_store: Path) -> None:
+    smoke = load_profile("smoke")
+    columns = [name for name in item_results.ITEM_RESULTS.columns if name != "response"]
+
+    def gain(score: float, profile=smoke) -> pl.DataFrame:
+        for run_id, right in (("Nano", 0.0), ("Nano+think", score)):
+            rows = [published_row(smoke, run_id, "Nano", 0, 0, item) | {"score": right} for item in range(4)]
+            frame = pl.DataFrame(rows, schema_overrides={"answer": pl.String}).select(columns)
+            item_results.publish_results(smoke, run_id, frame, {})
+        return control_rows(profile, "headroom", "Nano")
+    first = gain(0.5)
+    assert first["estimate"].to_list() == [50] and gain(0.5) is first
+    assert gain(1.0)["estimate"].to_list() == [100]
+    fewer = changed(smoke, benchmarks={"order": smoke.benchmarks["order"]})
+    assert gain(1.0, fewer) is not gain(1.0) and gain(1.0, fewer) is gain(1.0, fewer)

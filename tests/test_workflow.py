@@ -179,8 +179,9 @@ def test_new_text_is_put_around_the_outputs_of_the_last_run_and_new_code_is_run(
         ("import time\nprint(profile, time.time())", ()), ("# The end", ())])
     def done() -> list[list[str]]:
         "Run the chapter; its text, and what it printed."
-        stale = repository.python("from sftrepro import execution, workflow\nfrom sftrepro.profiles import load_profile\n"
-                                  f"execution.do('chapter/20_toy', workflow.load_flow(load_profile('tiny')))\n{STALE}")
+        stale = repository.python(
+            "from sftrepro import execution, workflow\nfrom sftrepro.profiles import load_profile\n"
+            f"execution.do('chapter/20_toy', workflow.load_flow(load_profile('tiny')))\n{STALE}")
         assert "chapter/20_toy" not in json.loads(stale)
         cells = json.loads((repository.build / "executed/tiny/20_toy.ipynb").read_text())["cells"]
         text = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
