@@ -79,7 +79,7 @@ def solved(gains: np.ndarray, ratios: np.ndarray, room: np.ndarray,
     count = ratios.shape[1]
     bounds = [-1, -12, 0, *[-4] * (count - 1)], [1, 12, *[8] * count]
     result = least_squares(lambda numbers: gains_at(numbers, ratios, room) - gains, start,
-                           lambda numbers: slopes_at(numbers, ratios, room), bounds, x_scale="jac")
+                           lambda numbers: slopes_at(numbers, ratios, room), bounds, x_scale="jac", ftol=1e-5)
     return result.x, 2 * result.cost
 
 # %% ../nbs/17a_law.ipynb #e07bbe70
