@@ -146,7 +146,7 @@ def test_on_a_pool_of_known_truth_the_choosers_differ_as_they_should() -> None:
 
 
 def test_perplexity_is_that_of_the_base_and_the_judge_ranks_better_than_chance() -> None:
-    request, small = request_for("perplexity", "Micro-M"), pool().head(40 * TRACES)
+    request, small = request_for("perplexity", "Micro-S"), pool().head(40 * TRACES)
     read = readings(small, request, mean_log_probability)
     alone = readings(small[5:6], request, mean_log_probability)
     assert all(value < 0 for value in read) and alone[0] == pytest.approx(read[5], abs=1e-4)

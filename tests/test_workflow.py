@@ -371,14 +371,15 @@ def results(repository: Repository) -> pl.DataFrame:
 
 
 @pytest.mark.minutes
-@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.release)])
+@pytest.mark.parametrize(("kills", "what"), [(1, ("--only", "R25")), pytest.param(4, (), marks=pytest.mark.release)])
 def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(
-    finished: Repository, tmp_path: Path, kills: int
+    finished: Repository, tmp_path: Path, kills: int, what: tuple[str, ...]
 ) -> None:
     killed, chance = finished.copied(tmp_path / "killed"), random.Random(kills)
     for path in [*killed.store.glob("tiny/Nano_*"), *killed.store.glob("tiny/results/Nano_*")]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    again = ("rebuild", "--profile", "tiny", "--", "--cores", "1")  # with as many threads, on which rounding depends
+    one_core = ("--", "--cores", "1")  # with as many threads, on which rounding depends
+    again = ("rebuild", *what, "--profile", "tiny", *one_core)
     for _ in range(kills):
         process = killed.start(*again)
         with pytest.raises(subprocess.TimeoutExpired):  # it is at work
@@ -388,6 +389,6 @@ def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(
     code, out, errors = killed.run(*again)
     assert code == 0, errors
     assert results(killed).equals(results(finished)) and results(killed).height > 30
-    assert (killed.build / "site/tiny/index.html").exists()
+    assert (killed.build / "site/tiny/index.html").exists() == (what == ())
     assert not [name for name in killed.files() if "partial" in name or "inputs.json" in name]
-    assert "all is fresh" in killed.run("rebuild", "--profile", "tiny")[1]
+    assert "all is fresh" in killed.run("rebuild", *what, "--profile", "tiny")[1]
