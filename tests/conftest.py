@@ -15,7 +15,7 @@ from hypothesis import settings
 from sftrepro.export import exported_mark, sources_digest
 from sftrepro.profiles import ROOT, changed, load_profile
 
-settings.register_profile("change", deadline=None, max_examples=30)  # no deadline: a busy machine is no failure
+settings.register_profile("change", deadline=None, max_examples=20)  # no deadline: a busy machine is no failure
 settings.register_profile("release", deadline=None, max_examples=100)
 settings.load_profile("change")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -68,6 +68,7 @@ def test_no_page_or_notebook_names_a_place_on_this_machine() -> None:
         assert not places.search(text), page
 
 
+@pytest.mark.release  # what it says is in test_generate.py
 def test_the_other_engine_serves_a_finetuned_checkpoint_as_well(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := vllm_missing():
         (pytest.fail if os.environ.get("SFTREPRO_REQUIRE_VLLM") == "1" else pytest.skip)(reason)
