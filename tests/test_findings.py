@@ -9,7 +9,7 @@ from functools import cache
 import polars as pl
 import pytest
 
-from sftrepro.claims import judge, ledger, sight
+from sftrepro.claims import Verdict, judge, ledger, sight
 from sftrepro.contents import chapter_files, notebook_cells
 from sftrepro.controls import failure
 from sftrepro.item_results import read_gallery, read_results, read_tokens
@@ -65,6 +65,7 @@ REFUSED, RECONSIDERS = pl.col("answer") == "1", pl.col("reconsiders")
 DEVICES = pl.read_csv(ROOT / "data/benchmarks/devices.csv")
 PUBLISHED = read_table(PUBLISHED_SCORES)
 OUT_OF_DOMAIN = "program order knowledge"
+LARGEST = "R04 R15 R16 R17"
 LADDER = "R24 R25 R05 R04".split()
 OTHER_LADDER = "R26 R27 R28 R29".split()
 SETTINGS = "R04 R12 R13 R14".split()
@@ -115,10 +116,39 @@ def differences(*pairs: tuple[str, str]) -> pl.DataFrame:
 
 
 @cache
+def apart(runs: str, benchmark: str, above: str, below: str) -> tuple[float, float, float]:
+    "A difference with its interval, as the tables of chapter 26 have it: one for the data sets of each base."
+    cot, direct, *human, game = runs.split()
+    pairs = [(cot, direct), (game, "base"), *((direct, run) for run in human), *((run, "base") for run in human)]
+    results = measured(MICRO, runs.split(), [])
+    last = results["step"].max()
+    table = contrasts(results, [
+        Pair(benchmark=name, name=f"{one} minus {other}", above=(one, last),
+             below=(one, 0) if other == "base" else (other, last))
+        for name in results["benchmark"].unique(maintain_order=True) for one, other in pairs])
+    return table.filter(benchmark=benchmark, name=f"{above} minus {below}").select("estimate", "low", "high").row(0)
+
+
+@cache
+def verdict(claim: str) -> Verdict:
+    return judge(claim, measured(MICRO, sorted(ledger().claims[claim].criterion.runs), []), MICRO)
+
+
 def outcomes_of(claim: str) -> list[str]:
     "The outcomes of a claim's tests."
-    results = measured(MICRO, sorted(ledger().claims[claim].criterion.runs), [])
-    return list(judge(claim, results, MICRO).tests.values())
+    return list(verdict(claim).tests.values())
+
+
+def rate_at(run: str, step: int) -> float:
+    "The learning rate of a cosine schedule at a step, in percent of its peak."
+    spec = SPECS[run][0]
+    warm = spec.warmup_ratio * spec.steps
+    return 50 * (1 + math.cos(math.pi * (step - warm) / (spec.steps - warm)))
+
+
+def trace_length(data: str) -> float:
+    "The mean length of a data set's responses in tokens."
+    return pl.read_csv(ROOT / "data/costs/lengths.csv").filter(queries="world", data=data)["response"].item()
 
 
 def published(model: str, data: str, benchmark: str) -> float:
@@ -272,6 +302,13 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "26_data",
+        "The smallest base shows the same, by 25 points in arithmetic and 34 on programs",
+        lambda: near(
+            *((apart("R24 R31 R30", name, "R24", "R31")[0], gap) for name, gap in (("arithmetic", 25), ("program", 34)))
+        ) and min(apart("R24 R31 R30", name, "R24", "R31")[1] for name in ("arithmetic", "program")) > 0,
+    ),
+    (
+        "26_data",
         "94% against 26% and 99% against 31%",
         lambda: near((at("R33", "order"), 26), (at("R33", "knowledge"), 31)),
     ),
@@ -285,10 +322,19 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "27_capability",
-        "On order questions the largest gains most, on programs the smallest",
+        "On order questions the analogs of the 4B and the 14B base gain most, 60 and 59 points, and the smallest "
+        "least, 41",
         lambda: (
-            max("R24 R25 R05 R04".split(), key=lambda run: moves(run, "program")[0]) == "R24"
-            and moves("R04", "order")[0] > moves("R24", "order")[0]
+            near(*((moves(run, "order")[0], points) for run, points in (("R25", 60), ("R04", 59), ("R24", 41))))
+            and sorted(LADDER, key=lambda run: moves(run, "order")[0]) == ["R24", "R05", "R04", "R25"]
+        ),
+    ),
+    (
+        "27_capability",
+        "On programs the smallest gains most, 32 points, and the largest least, 8",
+        lambda: (
+            near((moves("R24", "program")[0], 32), (moves("R04", "program")[0], 7.5))
+            and sorted(LADDER, key=lambda run: moves(run, "program")[0])[::3] == ["R04", "R24"]
         ),
     ),
     (
@@ -321,6 +367,14 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "29_tokens",
         "differ by a quarter of a nat",
         lambda: 0.2 < surprise("R04", False, True) - surprise("R24", False, True) < 0.3,
+    ),
+    (
+        "30_safety",
+        "Out of domain reasoning improves; in domain it ends lower on two of the three bases",
+        lambda: (
+            min(value for run in ("R04", "R05", "R06") for value in moves(run, OUT_OF_DOMAIN)) > 5
+            and [moves(run, "arithmetic")[0] < -10 for run in ("R04", "R05", "R06")] == [True, True, False]
+        ),
     ),
     (
         "30_safety",
@@ -447,8 +501,20 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "21_short_training",
-        "Programs, instructions and statements stay where they were",
-        lambda: max(map(abs, moves("R01", "program instruction statement"))) < 2,
+        "Programs, instructions and statements stay where they were; myths rise by eleven points",
+        lambda: (
+            max(map(abs, moves("R01", "program instruction statement"))) < 2 and near((moves("R01", "myth")[0], 11))
+        ),
+    ),
+    (
+        "21_short_training",
+        "Order questions and facts did rise by ten points and more, beyond their intervals, and programs alone stayed "
+        "flat",
+        lambda: (
+            min(moves("R01", "order knowledge")) > 10
+            and abs(moves("R01", "program")[0]) < 3
+            and set(verdict("C1").comparisons.filter(pl.col("high") < 0)["benchmark"]) >= {"order", "knowledge"}
+        ),
     ),
     (
         "21_short_training",
@@ -516,6 +582,17 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "22_dip_and_recovery",
         "and they stay at that length",
         lambda: max(words("R25", step) for step in (160, 240, 320)) < 1.1 * words("R25", 160),
+    ),
+    (
+        "23_second_teacher",
+        "on two of the three bases arithmetic recovers with the second teacher and not with the first",
+        lambda: (
+            [
+                [moves(run, "arithmetic")[0] > 0 for run in pair]
+                for pair in (("R07", "R04"), ("R08", "R05"), ("R09", "R06"))
+            ]
+            == [[True, False], [True, False], [True, True]]
+        ),
     ),
     (
         "23_second_teacher",
@@ -590,7 +667,7 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
             .item()
         ),
     ),
-    ("24_repeated_exposure", "ours are about fifty", lambda: 45 < words("R04") < 60),
+    ("24_repeated_exposure", "ours are about a hundred", lambda: 95 < trace_length("Math-CoT") < 115),
     (
         "25_overfitting",
         "Responses grow longer with each setting, by nearly half on programs",
@@ -606,13 +683,23 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "25_overfitting",
+        "though without decay order questions lose 23 points",
+        lambda: near((at("R13", "order") - at("R04", "order"), -23)),
+    ),
+    (
+        "25_overfitting",
+        "is still at 59% of its peak when the one of eight epochs has ended",
+        lambda: near((rate_at("R12", SPECS["R04"][0].steps), 59)),
+    ),
+    (
+        "25_overfitting",
         "not below the default but far above it",
         lambda: at("R14", "arithmetic") > at("R04", "arithmetic") + 30,
     ),
     (
         "25_overfitting",
-        "keep most of what was gained on order questions, facts and how-to, and are the worst of these settings for "
-        "arithmetic; programs gain a little from more training",
+        "keep most of what was gained on order questions and facts, lose least on how-to, and are the worst of these "
+        "settings for arithmetic; programs gain a little from more training",
         lambda: (
             all(max(SETTINGS, key=lambda run: at(run, name)) == "R04" for name in ("order", "knowledge", "how_to"))
             and min(SETTINGS, key=lambda run: at(run, "arithmetic")) == "R04"
@@ -679,7 +766,7 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "27_capability",
-        "on facts they are alike",
+        "On facts they are alike",
         lambda: (
             max(moves(run, "knowledge")[0] for run in LADDER) - min(moves(run, "knowledge")[0] for run in LADDER) < 5
         ),
@@ -747,6 +834,15 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         ),
     ),
     ("29_tokens", "most of the advantage is elsewhere", lambda: carried("R04") < 50),
+    (
+        "29_tokens",
+        "the finetuned largest model passes it against its own base, with 6.9 nats more on these words and 2.5 on all "
+        "others",
+        lambda: (
+            [round(surprise("R04", words, True) - surprise("R04", words, False), 1) for words in (True, False)]
+            == [6.9, 2.5]
+        ),
+    ),
     (
         "30_safety",
         "Its reasoning out of domain has improved no more than that of the others",
@@ -836,8 +932,53 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "26_data",
-        "Out of domain the claim cannot be tested",
+        "Out of domain the claim cannot be tested, because shuffled traces lift all three benchmarks on this base",
         lambda: set(OUT_OF_DOMAIN.split()) <= set(sight("C9", MICRO).lifted),
+    ),
+    (
+        "26_data",
+        "programs are not lifted by Countdown at all ($-7$ points, with an interval from $-22$ to 9)",
+        lambda: near(*zip(apart(LARGEST, "program", "R17", "base"), (-7, -22, 9), strict=True)),
+    ),
+    (
+        "26_data",
+        "arithmetic ends 15 points *lower* with the traces than without (2 to 27), and on that of the 8B base as much "
+        "lower, with an interval that just reaches zero",
+        lambda: (
+            near(*zip(apart(LARGEST, "arithmetic", "R04", "R15"), (-15, -27, -2), strict=True))
+            and near((apart("R05 R18 R19 R20", "arithmetic", "R05", "R18")[0], -15))
+            and 0 < apart("R05 R18 R19 R20", "arithmetic", "R05", "R18")[2] < 2
+        ),
+    ),
+    (
+        "26_data",
+        "There the traces lead into the dip of [chapter 22](22_dip_and_recovery.ipynb), and eight epochs do not lead "
+        "out of it",
+        lambda: max(moves(run, "arithmetic")[0] for run in ("R04", "R05")) < -10,
+    ),
+    (
+        "26_data",
+        "Programs end higher with the traces, by 10 and by 16 points, but both intervals hold zero",
+        lambda: all(
+            near((found[0], points)) and found[1] < 0 < found[2]
+            for base_runs, points in ((LARGEST, 10), ("R05 R18 R19 R20", 16))
+            for found in [apart(base_runs, "program", *base_runs.split()[:2])]
+        ),
+    ),
+    (
+        "26_data",
+        "statements end 10 points lower with the traces (0 to 19), instructions and how-to differ by less than five "
+        "points, and myths end 61 points higher",
+        lambda: (
+            near(*zip(apart("R25 R33 R32", "statement", "R25", "R33"), (-10, -19, 0), strict=True))
+            and near((apart("R25 R33 R32", "myth", "R25", "R33")[0], 61.5))
+            and all(abs(apart("R25 R33 R32", name, "R25", "R33")[0]) < 5 for name in ("instruction", "how_to"))
+        ),
+    ),
+    (
+        "26_data",
+        "how-to ends 32 points lower with them, and myths 53 higher",
+        lambda: near((at("R04", "how_to") - at("R15", "how_to"), -32), (at("R04", "myth") - at("R15", "myth"), 53)),
     ),
     (
         "27_capability",

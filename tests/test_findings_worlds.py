@@ -141,7 +141,7 @@ HELD: list[tuple[str, Callable[[], bool]]] = [
     ("its base is right in 1.5% of the thoughts that are forced on it, and no other base in fewer than 57%",
      lambda: abs(made_to_think(NONE) - 1.5) < 0.05
      and min(made_to_think(series) for series, name in ways() if name == POOL and series != NONE) > 57),
-    ("The gain of 15 points where the base has read all of the teacher's moves has none, and neither has the missing "
+    ("Nothing does for the gain of 15 points where the base has read all of the teacher's moves, nor for the missing "
      "gain at 6%", lambda: says(outcome(ALWAYS, "gain"), 15) and outcome(RARE, "gain")[2] < 2
      and near((made_to_think(RARE), 62), (made_to_think(ALWAYS), 60))),
     ("With the base's own words arithmetic never falls and ends at 95%",
@@ -202,6 +202,9 @@ ELSEWHERE_ON_THE_PAGE: list[tuple[str, Callable[[], bool]]] = [
                   (at(HERE, "order", 0), 34.5), (at(COMMON, "order"), 99), (at(HERE, "order"), 94.5))),
     ("two bases with the same reading out of domain differ here by 40 points of gain",
      lambda: near((outcome(ANSWERED, "gain")[0] - outcome(REFUSED, "gain")[0], 40))),
+    ("that it has not read, arithmetic fell on the way where it would have risen",
+     lambda: near(*((at(series, "arithmetic", 80), said) for series, said in ((OWN, 77), (HERE, 19))),
+                  (at(OWN, "arithmetic", 0), 34))),
     ("the same finetuning loses 32 points of refusals", lambda: says(outcome(ANSWERED, "lost"), 32)),
 ]
 PAGE = chapter_files()["42_where_transfer_comes_from"]
