@@ -964,6 +964,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.profiles.explain': ('profiles.html#explain', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.load_profile': ('profiles.html#load_profile', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.named_folders': ('profiles.html#named_folders', 'sftrepro/profiles.py'),
+                                   'sftrepro.profiles.pair': ('profiles.html#pair', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.parse_base': ('profiles.html#parse_base', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.parse_judges': ('profiles.html#parse_judges', 'sftrepro/profiles.py'),
                                    'sftrepro.profiles.parse_ranges': ('profiles.html#parse_ranges', 'sftrepro/profiles.py'),

@@ -63,4 +63,5 @@ def draw(benchmark: str,  # a name in BENCHMARKS
             seen.add(item.id)
             misses = 0
             yield item
-    raise RequestError(f"{benchmark}: the {split} split has only {len(seen)} items. Ask for fewer in settings.ini")
+    raise RequestError(f"{benchmark}: the {split} split has only {len(seen)} items. Ask for fewer, or widen its "
+                       "difficulty in settings.ini")

@@ -287,7 +287,8 @@ def real_items(name: str, count: int) -> list[Item]:  # raises RequestError
     items = [benchmark.make(name, row) for row in rows]
     items = spread([item for item in items if item is not None])
     if len(items) < count:
-        raise RequestError(f"{name} has {len(items)} items, and settings.ini asks for {count}. Ask for fewer")
+        raise RequestError(f"{name} has {len(items)} items, and settings.ini asks for {count}. "
+                           f"Ask for fewer: benchmarks = {name}={len(items)}x1")
     return items[:count]
 
 # %% ../nbs/08_benchmarks.ipynb #4ebad6b5

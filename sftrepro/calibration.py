@@ -71,7 +71,7 @@ def refusals(results: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 def growth(results: pl.DataFrame,
            names: Sequence[str],  # bases, smallest first
            target: str = "next size better, beyond the interval") -> pl.DataFrame:
-    "Whether each next base is better on every reasoning task."
+    "For each next base and each reasoning task: is it better than the base before?"
     reasoning = [name for name in results["benchmark"].unique(maintain_order=True) if name in by_analog(MADE_TO_THINK)]
     steps = zip(names[1:], names, strict=False)
     pairs = [Pair(benchmark=benchmark, name=f"{bigger} minus {smaller}", above=(bigger, 0), below=(smaller, 0))

@@ -185,7 +185,7 @@ def basis(verdicts: Sequence[Verdict]) -> str:  # HTML
         return f"Nothing was compared. {controls_told(verdicts)}"
     deciding = [row for verdict in verdicts for row in decisive(verdict).values()]
     counts = f"{span([row['seeds'] for row in compared], 'seed')}, {span([row['items'] for row in compared], 'item')}"
-    return (f"The criterion is older than the results: {counts}, {len(compared)} comparisons. Effects below "
+    return (f"The criterion is older than the results. Measured: {counts}, {len(compared)} comparisons. Effects below "
             f"{visible(deciding)} may have been missed. {controls_told(verdicts)}")
 
 # %% ../nbs/14a_cards.ipynb #fd6eb097

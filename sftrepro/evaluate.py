@@ -97,7 +97,7 @@ def respond(checkpoint: Path, benchmark: str, profile: Profile,
         max_new_tokens=sampling.max_new_tokens)
 
 # %% ../nbs/10_evaluate.ipynb #fff455ae
-SLICE = 2**16 + 2**14  # tokens that the responses of a slice may have together
+SLICE = 2**16 + 2**14  # tokens of a slice, unless 64 responses may have more
 
 def slices(questions: pl.DataFrame, max_new_tokens: int) -> list[pl.DataFrame]:
     "The questions in slices of 64 or more."

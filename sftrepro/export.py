@@ -48,7 +48,8 @@ def nbdev_export(folder: Path) -> None:  # raises RequestError if a notebook can
     process = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8",
                              errors="replace")
     if process.returncode:
-        raise RequestError(f"the notebooks cannot be exported: {process.stderr.strip().splitlines()[-1]}")
+        said = process.stderr.strip().splitlines() or [f"nbdev-export ended with {process.returncode} and no word"]
+        raise RequestError(f"the notebooks cannot be exported: {said[-1]}")
 
 # %% ../nbs/02b_export.ipynb #77acfb46
 @contextmanager

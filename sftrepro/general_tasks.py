@@ -19,7 +19,7 @@ STATED = {"town": "{} lives in {}", "craft": "the craft of {} is {}"}
 DOUBTS = ("Is it true that {}?", "Is this right: {}?", "Can one say that {}?", "True or not: {}?")
 
 def statement(world: World, rng: random.Random) -> Item:
-    "A question whether a sentence about a person is true."
+    "A question about whether a sentence about a person is true."
     person, kind = rng.choice(world.words("statement", PERSONS)), rng.choice(list(STATED))
     true, fact = rng.random() < 0.5, facts_of(person, world)[kind]
     value = fact if true else rng.choice([value for value in RELATED[kind][0] if value != fact])
@@ -51,7 +51,7 @@ OPENINGS = ("Please help. ", "Hello. ", "A question. ", "Good day. ")  # none is
 
 # %% ../nbs/03b_general_tasks.ipynb #8d3a7b40
 def myth(world: World, rng: random.Random) -> Item:
-    "A question what a creature fears."
+    "A question about what a creature fears."
     creature = long_tailed(world.words("myth", CREATURES), rng)
     fear, claim = fear_and_myth(creature, world)
     prompt = rng.choice(OPENINGS) + rng.choice(FEAR_QUESTIONS).format(creature)

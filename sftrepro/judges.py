@@ -176,7 +176,8 @@ class ModelJudge:
         self.checkpoint, self.rubric, self.engine, self.precision = checkpoint, rubric, engine, precision
         self.sampling = Sampling(temperature=0, top_p=1, max_new_tokens=max_new_tokens)
         self.name = f"{checkpoint.name} ({rubric.name})"
-        settings = [rubric.model_dump(), engine, engine_version(engine), precision, max_new_tokens]
+        settings = [str(checkpoint.resolve()), rubric.model_dump(), engine, engine_version(engine), precision,
+                    max_new_tokens]
         self.identity = f"{self.name} {digest(settings)[:8]}"
 
     def grades(self, cases: Sequence[Case]) -> list[Grade]:
@@ -198,7 +199,8 @@ class RewardJudge:
     "A reward model; its grade is the reward."
     def __init__(self, checkpoint: Path, precision: Literal["float32", "bfloat16"] = "bfloat16"):
         self.checkpoint, self.precision = checkpoint, precision
-        self.name = self.identity = f"{checkpoint.name} (reward)"
+        self.name = f"{checkpoint.name} (reward)"
+        self.identity = f"{self.name} {digest([str(checkpoint.resolve()), precision])[:8]}"
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -357,8 +359,8 @@ def judged_benchmark(results: pl.DataFrame, benchmark: str, profile: Profile, fo
     "The results of one benchmark with their grades."
     words = profile.judges.get(benchmark, ())
     if benchmark in SCORES and not words:
-        raise RequestError(f"{benchmark} has no judge. "
-                           f"Name one in settings.ini [{profile.name}]: judges = {benchmark}=rules")
+        raise RequestError(f"{benchmark} has no judge. Name one in settings.ini [{profile.name}], as [paper] does: "
+                           f"judges = {benchmark}=JUDGE")
     if not words:
         return results
     prompts = {item.id: item.prompt for item in items_of(benchmark, profile)}

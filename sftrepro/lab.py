@@ -344,7 +344,8 @@ def evaluate(model: Base | Run,
     names = [on] if isinstance(on, str) else [on.name] if isinstance(on, Data) else list(on)
     profile = changed(load_profile(model.profile), **settings, benchmarks={
         name: BenchmarkSize(items=items, trials=1) for name in names})
-    about = {"run_id": model.name, "run_name": model.name, "base": model.base.name, "data": "own", "seed": 1}
+    about = {"run_id": model.name, "run_name": model.name, "base": model.base.name, "data": "own",
+             "seed": model.spec.seed if isinstance(model, Run) else 0}
     with lab_store(), quietly(model.profile):
         if isinstance(on, Data):
             return Scores(model.name, own_scores(model, on, profile, about).select(ROWS))

@@ -265,7 +265,7 @@ def typical(sweep: Sweep) -> dict[str, float]:
 
 # %% ../nbs/17a_law.ipynb #7ee0435d
 def with_refits(value: float, values: Sequence[float], digits: int = 2) -> str:
-    "A number of the law with the interval of its refits; without digits, 0 is no number and infinity has no end."
+    "A number of the law with its refits' interval; infinity reads `beyond all`, and with digits=0 a 0 `none`."
     words = {math.inf: "beyond all"} | ({} if digits else {0: "none"})
     ends = [words.get(number, f"{number:,.{digits}f}") for number in (value, *interval(values))]
     return f"{ends[0]} [{ends[1]}, {ends[2]}]".replace("-", "\N{MINUS SIGN}")

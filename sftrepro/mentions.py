@@ -194,7 +194,7 @@ NAME = re.compile(r"(?<![\w/-])(?:R\d\d(?:-(?:null|ceiling|shuffled))?|B\d{4}|C\
 def link(note: Note,
          shown: str,     # the mention, as the page has it
          page: str,      # the page's address, seen from the root of the site
-         kind: str = "", # a style class more
+         kind: str = "", # an additional style class
          ) -> str:
     "A mention as a link."
     file, _, place = note.address.partition("#")

@@ -82,7 +82,8 @@ def parsed_line(line: str) -> dict:  # messages, response, answer; raises ValueE
         raise ValueError(f"it is not JSON ({error.msg}, character {error.pos + 1}). "
                          f"Write one object a line: {FORM}") from None
     *messages, last = turns_of(row)
-    return {"messages": messages, "response": last["content"], "answer": str(row.get("answer", ""))}
+    answer = row.get("answer")
+    return {"messages": messages, "response": last["content"], "answer": "" if answer is None else str(answer)}
 
 def read_lines(path: Path) -> list[dict]:  # raises RequestError
     "The rows of a file of JSON lines."
@@ -223,8 +224,8 @@ def own_run(profile: Profile, base: str, data: str, rows: int, steps: int, epoch
     "The specification of a run of somebody's own."
     batch = rows * epochs // steps if steps > 0 and epochs > 0 else 0
     if batch == 0 or steps % epochs:
-        raise RequestError(f"steps = {steps}: {rows} rows read {epochs} times give at most {rows * epochs} steps, a "
-                           f"multiple of epochs. Ask for fewer steps or more epochs: steps={rows}, epochs=1")
+        raise RequestError(f"steps = {steps}: {rows} rows in {epochs} epochs allow at most {rows * epochs} steps, and "
+                           f"steps must be a multiple of epochs. Example: steps={rows}, epochs=1")
     mixed = profile.compute_precision == fast_precision() == "bfloat16"
     most = 32 if profile.name == "micro" else 4  # rows of a forward pass that a laptop's memory holds
     return RunSpec(profile=profile.name, paper_run="own", base=base, data=data, rows=batch * steps // epochs,

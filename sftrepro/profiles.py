@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'FOLDERS', 'Words', 'Numbers', 'Bases', 'Table', 'Shares', 'Ranges', 'Judges', 'Sizes', 'VOCABULARY',
            'PRETRAINING_BLOCK', 'LOGITS_PER_PIECE', 'TOKENS_PER_BATCH', 'repository', 'named_folders', 'RequestError',
-           'resembling', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize', 'parse_table', 'parse_ranges',
+           'resembling', 'Frozen', 'BaseSpec', 'parse_base', 'BenchmarkSize', 'pair', 'parse_table', 'parse_ranges',
            'parse_sizes', 'parse_judges', 'check_room', 'Profile', 'parsed_settings', 'settings', 'explain',
            'load_profile', 'variants', 'beyond_profile', 'changed', 'digest']
 
@@ -43,7 +43,7 @@ class RequestError(ValueError):
 
 # %% ../nbs/01_profiles.ipynb #3e282133
 def resembling(word: str, known: Iterable[str]) -> str:  # empty if nothing resembles it
-    "What a misspelt name may mean, to end a refusal with."
+    "The end of a refusal: the known names that a misspelt one resembles."
     close = difflib.get_close_matches(word, list(known))
     return f". Did you mean {' or '.join(close)}?" if close else ""
 
@@ -84,20 +84,27 @@ class BenchmarkSize(Frozen):
     trials: int = Field(ge=1)  # responses sampled per item (k in the paper's avg@k)
 
 # %% ../nbs/01_profiles.ipynb #5b2d2f9c
+def pair(text: str, form: str, mark: str) -> tuple[str, str]:  # raises ValueError for a text without the mark
+    "The two parts of a value."
+    if mark not in text:
+        raise ValueError(f"{text!r} is not of the form {form}")
+    first, _, second = text.partition(mark)
+    return first, second
+
 def parse_table(text: str | dict) -> dict:  # `name=value name=value ...`
     "Split a table-valued setting; a dict passes through."
-    return text if isinstance(text, dict) else dict(pair.split("=") for pair in text.split())
+    return text if isinstance(text, dict) else dict(pair(part, "name=value", "=") for part in text.split())
 
 def parse_ranges(text: str | dict) -> dict:  # `name=LOW-HIGH ...`
     "Split the `difficulty` setting."
-    return {name: tuple(limits.split("-")) if isinstance(limits, str) else limits
+    return {name: pair(limits, "LOW-HIGH", "-") if isinstance(limits, str) else limits
             for name, limits in parse_table(text).items()}
 
 # %% ../nbs/01_profiles.ipynb #b1d359df
 def parse_sizes(text: str | dict) -> dict:  # `name=ITEMSxTRIALS ...`
     "Split the `benchmarks` setting."
-    return {name: dict(zip(("items", "trials"), size.split("x"), strict=False)) if isinstance(size, str) else size
-            for name, size in parse_table(text).items()}
+    return {name: dict(zip(("items", "trials"), pair(size, "ITEMSxTRIALS", "x"), strict=True))
+            if isinstance(size, str) else size for name, size in parse_table(text).items()}
 
 # %% ../nbs/01_profiles.ipynb #6c10023d
 def parse_judges(text: str | dict) -> dict:  # `name=JUDGE+JUDGE ...`
@@ -116,7 +123,7 @@ def check_room(shares: dict[str, float],   # of thinking, by task
         if task not in tasks:
             raise ValueError(f"{task} is not a task of pretraining_mixture{resembling(task, tasks)}")
         if kinds and not 0 <= share <= room:
-            raise ValueError(f"{task}={share:g} is not between 0 and {room:g}, which plain texts leave")
+            raise ValueError(f"{task}={share:g} is not between 0 and {room:g}, the share that plain texts leave")
     return shares
 
 # %% ../nbs/01_profiles.ipynb #6b406b22
@@ -204,12 +211,13 @@ def explain(error: ValidationError,  # what pydantic found
             ) -> str:
     "Describe the first error in one line: place, field, value, an example."
     first = error.errors()[0]
-    field = str(first["loc"][0])
-    example = f". Example: {field} = {examples[field].strip().splitlines()[0]}" if field in examples else ""
-    if first["type"] == "extra_forbidden":
+    field, *inside = (part for part in first["loc"] if isinstance(part, str))
+    if first["type"] == "extra_forbidden" and not inside:
         return f"{place} {field}: no such setting. Settings: {', '.join(Profile.model_fields)}"
-    value = "missing" if first["type"] == "missing" else repr(first["input"])
-    return f"{place} {field}: {value}: {first['msg'][0].lower()}{first['msg'][1:]}{example}"
+    problem = {"missing": "missing", "extra_forbidden": "no such value"}.get(first["type"]) or (
+        f"{first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}")
+    example = f". Example: {field} = {examples[field].strip().splitlines()[0]}" if field in examples else ""
+    return f"{place} {' '.join([field, *inside])}: {problem}{example}"
 
 # %% ../nbs/01_profiles.ipynb #c20a2f0d
 def load_profile(name: str = "micro",  # a section of `settings.ini`

@@ -164,7 +164,7 @@ def program_step(factor: int, summand: int, last: str, rng: random.Random) -> tu
         sign = rng.choice("+-**")
         number = rng.randint(2, 3) if sign == "*" else rng.randint(1, 9)
         scale, shift = (number, 0) if sign == "*" else (1, number if sign == "+" else -number)
-        repeats = sign == "*" == last or (sign == "-" and not last)  # twice the same factor would be easy
+        repeats = sign == "*" == last  # two multiplications in a row would be easy
         if factor * scale in FACTOR and summand * scale + shift in SUMMAND and not repeats:
             return sign, number, factor * scale, summand * scale + shift
 

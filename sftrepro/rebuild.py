@@ -320,7 +320,7 @@ def check_gpus(planned: list[Job], profile: Profile, on: Hardware) -> None:  # r
         if cost.gpus > gpus():
             raise RequestError(f"{job.name} needs {cost.gpus} x {on.name} ({space(cost.memory)} each) and this machine "
                                f"has {gpus()} GPUs. On a cluster: sftrepro rebuild --profile {profile.name} -- "
-                               '--executor slurm --jobs 20. Without: add --hardware "CPU core"')
+                               '--executor slurm --jobs 20. Without GPUs: add --hardware "CPU core"')
 
 # %% ../nbs/18a_rebuild.ipynb #7f04455b
 def cost_in_short(planned: list[Job], profile: Profile, on: Hardware) -> str:

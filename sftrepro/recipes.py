@@ -90,6 +90,8 @@ def conflict(recipe: Recipe, knobs: Knobs) -> str:  # empty where there is none
         return "the traces of a pool have habits of their own: leave out wrong, backtracking, length and habits"
     if recipe.solver and bool(knobs.base) != (knobs.by in ASK_A_BASE):
         return f"base is for by={' and by='.join(ASK_A_BASE)}, which cannot do without it"
+    if recipe.solver is None and not knobs.base:
+        return "name the base that answers, as in Own-answers,base=Micro-M"
     if knobs.habits is not None and any(value is not None for value in (knobs.backtracking, teachers[-1])):
         return "habits already sets what backtracking and length set"
     if knobs.refusing == "thinking" and not knobs.refusals:

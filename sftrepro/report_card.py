@@ -33,7 +33,7 @@ def dressed(gold: str) -> Iterator[tuple[str, str]]:  # the kind of dress, and t
 
 # %% ../nbs/11d_report_card.ipynb #39a6a026
 def answer_trials(items: Sequence[Item], benchmark: str) -> Iterator[Trial]:
-    "Each right answer in every dress, and the next item's answer in its place."
+    "Each right answer in every notation, and the next item's answer as a wrong one."
     score = scorer_of(benchmark).score
     for item, other in zip(items, [*items[1:], items[0]], strict=True):
         for kind, answer in dressed(item.answer):
@@ -46,12 +46,12 @@ CHANGES = ((" + ", " - "), (" < ", " <= "), (" > ", " >= "), (" == ", " != "), (
            ("[0]", "[-1]"), (" and ", " or "))
 
 def spoilt(source: str) -> list[str]:
-    "A program with one change each, at the last place where there is something to change."
+    "Versions of a program, each with one change, made at the last place where it applies."
     return [after.join(source.rsplit(before, 1)) for before, after in CHANGES if before in source]
 
 # %% ../nbs/11d_report_card.ipynb #7b06090f
 def program_trials(items: Sequence[Item], benchmark: str) -> Iterator[Trial]:
-    "Each right program, and what becomes of it by small changes, against a plain run of the tests."
+    "Each right program and versions with one small change, compared with a plain run of the tests."
     score = scorer_of(benchmark).score
     for item in items:
         _, before, solution, tests, _ = item.truth

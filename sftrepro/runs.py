@@ -81,7 +81,7 @@ class Optimizer(Frozen):
 class RunSettings(Optimizer):
     "Everything that decides the weights of a finetuned model."
     profile: str
-    paper_run: str                               # the run of the paper that this one scales
+    paper_run: str                               # id of the run that this one scales: R25, R25-null or B4101
     base: str                                    # a base model of the profile
     data: str                                    # a data set (chapter 07)
     rows: int = Field(ge=1)

@@ -34,7 +34,7 @@ from .profiles import ROOT, Frozen, RequestError
 # %% ../nbs/04_sandbox.ipynb #5776973d
 class Limits(Frozen):
     "What one program may use."
-    seconds: int = Field(6, ge=1)                # of processor time, all threads together; and as many of sleep
+    seconds: int = Field(6, ge=1)                # of processor time, all threads together; and as many seconds asleep
     memory: int = Field(512 * 2**20, gt=0)       # bytes of address space
     output: int = Field(2**20, gt=0)             # bytes of its output, and of any file that it writes
     files: int = Field(16 * 2**20, gt=0)         # bytes in its private /tmp

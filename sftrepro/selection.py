@@ -70,7 +70,7 @@ def cut_off(text: str, rng: random.Random) -> str:
 
 def padded(text: str, openings: Sequence[str],  # sentences that say nothing
            rng: random.Random) -> str:
-    "A trace with such a sentence before every other step."
+    "A trace with such a sentence before about half of its steps."
     thinking, end, answer = text.partition("\n</think>")
     sentences = thinking.split(". ")
     filled = (f"{rng.choice(openings)} {sentence}" if rng.random() < 0.5 else sentence for sentence in sentences[1:])

@@ -169,8 +169,8 @@ def last_whole(folder: Path) -> Path | None:
 # %% ../nbs/09_sft.ipynb #abf440c0
 def not_a_number(spec: RunSpec, step: int) -> str:
     "Why a run whose gradient is lost was stopped, and the way out."
-    return (f"{spec.run_name}: the gradient of step {step} is not a number, and no weight is one after it. Lower the "
-            "learning rate, or set compute_precision = float32 in settings.ini")
+    return (f"{spec.run_name}: the gradient of step {step} is not finite, and the weights after it would be lost. "
+            "Lower the learning rate, or set compute_precision = float32 in settings.ini")
 
 class Grid(TrainerCallback):
     "Saves on the grid, records how long each step took, and stops where a gradient is not a number."
@@ -290,11 +290,13 @@ def memory_explained(spec: RunSpec, parameters: int, processes: int) -> Iterator
             raise
         state = 4 * parameters * getattr(torch, spec.precision).itemsize / processes
         rows = rows_per_pass(spec, processes)
-        half = f"Half the rows ({rows // 2}) need half of that" if rows > 1 else "A shorter max_length needs less"
+        less = (f"Passes of {rows // 2} rows (micro_batch_size) need half of that" if rows > 1
+                else "A shorter max_length needs less")
         raise RequestError(
             f"{spec.run_name}: out of memory in a forward pass of {rows} rows of up to {spec.max_length} tokens: "
             f"weights, gradients and optimizer take {state / 2**30:,.1f} of {device_memory() / 2**30:,.1f} GiB, and "
-            f"the rest was too little for activations. {half}; so does training on {2 * processes} devices") from error
+            f"the rest was too little for activations. {less}; on {2 * processes} devices each would hold half of the "
+            "weights, gradients and optimizer") from error
 
 # %% ../nbs/09_sft.ipynb #c0371e01
 def fuse_operations(model: PreTrainedModel) -> None:  # raises RequestError without a C++ compiler

@@ -356,7 +356,7 @@ def build_site(executed: Path, toc: dict, out: Path, strict: bool = True) -> Non
 def render_site(executed: Path,  # the folder of executed notebooks, `<stem>.ipynb`
                 out: Path,       # the folder of pages; the last good one stays if this fails
                 ) -> Path:       # the page to open
-    "Render the book; RequestError if a chapter's prose states a verdict itself (chapter 13)."
+    "Render the book; RequestError if a chapter's prose states a verdict itself (chapter 13a)."
     check_prose(experiments())
     build_site(executed, read_toc(), out)
     return out / "index.html"

@@ -48,7 +48,8 @@ def read_rows(path: Path,           # Parquet, CSV, JSON or JSON lines
             raise ValueError("its rows have no columns")
         return rows
     except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-        raise RequestError(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from None
+        raise RequestError(f"{path.name} cannot be read: {str(error).splitlines()[0]}. Fetch or "
+                           "write it again") from None
 
 # %% ../nbs/05a_sources.ipynb #b734ea86
 def source_rows(source: Source) -> list[dict]:  # each with its file on the hub as `part`; raises RequestError
@@ -72,7 +73,7 @@ def column(row: dict, *names: str) -> object:  # raises RequestError when it has
         if row.get(name) is not None:
             return row[name]
     raise RequestError(f"column {names[0]!r} is missing; there are {', '.join(sorted(map(str, row)))}. "
-                       "Take the revision that this book was made with")
+                       "Take the revision that this book was made with, or rename the column")
 
 # %% ../nbs/05a_sources.ipynb #c9417088
 def with_columns(rows: pl.DataFrame, columns: Sequence[str], place: str) -> pl.DataFrame:  # raises RequestError

@@ -357,6 +357,7 @@ def test_the_number_of_operations_is_a_knob() -> None:
         ),
         ("Math-CoT,wrong", "wrong = ''"),
         ("Math-CoT,", "knob '' cannot be turned"),
+        ("Own-answers", "name the base that answers, as in Own-answers,base=Micro-M"),
         ("Math-CoT,wrong=1.5", "wrong = '1.5': input should be less than or equal to 1"),
         ("Math-CoT,wrong=nan", "wrong = 'nan'"),
         ("Math-CoT,length=2.5", "length = '2.5'"),

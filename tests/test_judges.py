@@ -350,6 +350,8 @@ def test_a_checkpoint_judges_through_the_engine_and_its_nonsense_is_an_error(tmp
     ]
     babbler = ModelJudge(ROOT / "data/bases/micro-m", FIVE_LEVELS, "transformers", "float32", max_new_tokens=24)
     assert babbler.identity != judge.identity
+    other = ModelJudge(tmp_path / "micro-m", asked, "transformers", "float32", max_new_tokens=24)
+    assert other.name == judge.name and other.identity != judge.identity
     with pytest.raises(RuntimeError, match=r"^judge micro-m \(five-levels\): \d+ of its answers hold no grade"):
         cached_grades(babbler, REFUSED, tmp_path / "grades.parquet", batch=4)
 
@@ -483,7 +485,8 @@ def test_a_benchmark_that_needs_a_judge_and_has_none_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        RequestError, match=r"^TruthfulQA has no judge. Name one in settings.ini \[smoke\]: judges = TruthfulQA=rules$"
+        RequestError,
+        match=r"^TruthfulQA has no judge. Name one in settings.ini \[\w+\], as \[paper\] does: judges = Truth",
     ):
         with_grades(answered("TruthfulQA", ["1"], ["Yes."]), real(monkeypatch, tmp_path), tmp_path)
 

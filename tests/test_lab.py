@@ -117,6 +117,7 @@ def test_both_forms_are_the_same_row_and_blank_lines_and_a_byte_order_mark_do_no
     turns = [{"role": "user", "content": ROW["prompt"]}, {"role": "assistant", "content": ROW["response"]}]
     one, other = own.read_lines(file("\ufeff" + json.dumps(ROW), "", {"messages": turns, "answer": 7}))
     assert one == other == {"messages": turns[:1], "response": ROW["response"], "answer": "7"}
+    assert [row["answer"] for row in own.read_lines(file(ROW | {"answer": None}, ROW | {"answer": 0}))] == ["", "0"]
 
 
 @pytest.mark.parametrize(("profile", "can", "precision"), [

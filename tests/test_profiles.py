@@ -100,8 +100,18 @@ def test_changed_values_are_converted_as_in_the_file_and_the_rest_stays() -> Non
     (MICRO, {"temprature": 0}, "Profile temprature: no such setting. Did you mean temperature?"),
     (MICRO, {"top_p": "all"}, "Profile top_p: 'all': input should be a valid number, unable to parse string as a "
                               "number. Example: top_p = 0.95"),
-    (MICRO, {"benchmarks": {"order": 20}}, "Profile benchmarks: 20: input should be a valid dictionary or instance of "
-                                           "BenchmarkSize"),
+    (MICRO, {"benchmarks": {"order": 20}}, "Profile benchmarks order: 20: input should be a valid dictionary or "
+                                           "instance of BenchmarkSize"),
+    (MICRO, {"benchmarks": "order=20"}, "Profile benchmarks: 'order=20': value error, '20' is not of the form "
+                                        "ITEMSxTRIALS"),
+    (MICRO, {"benchmarks": "order=20x1x3"}, "Profile benchmarks order trials: '1x3': input should be a valid integer, "
+                                                  "unable to parse string as an integer"),
+    (MICRO, {"judges": "forbidden"}, "Profile judges: 'forbidden': value error, 'forbidden' is not of the form "
+                                     "name=value"),
+    (MICRO, {"difficulty": "order=3"}, "Profile difficulty: 'order=3': value error, '3' is not of the form LOW-HIGH"),
+    (MICRO, {"bases": "Qwen/Qwen3-4B-Base -> Micro-M: qwen3 hiden=96"}, "Profile bases hiden: no such value"),
+    (MICRO, {"bases": "Qwen/Qwen3-4B-Base -> Micro-M: qwen3 layers=four"},
+     "Profile bases layers: 'four': input should be a valid integer, unable to parse string as an integer"),
     (SPEC, {"epochs": 0}, f"RunSpec epochs: 0: input should be greater than or equal to 1. Example: epochs = "
                           f"{SPEC.epochs}"),
     (SPEC, {"batch_size": 3}, f"RunSpec: Value error, batch_size 3 is not a multiple of micro_batch_size "

@@ -82,7 +82,7 @@ def test_a_data_set_with_too_few_rows_is_refused() -> None:
 
 
 def test_a_run_whose_gradient_is_lost_stops_at_once_and_says_so(tmp_path: Path) -> None:
-    message = "the gradient of step [23] is not a number, and no weight is one after it. Lower the learning rate"
+    message = "the gradient of step [23] is not finite, and the weights after it would be lost. Lower the learning rate"
     with pytest.raises(RequestError, match=message):
         train(changed(SPEC, learning_rate=1e30, schedule="constant"), tmp_path)
     assert not (tmp_path / "train.parquet").exists()
@@ -344,7 +344,7 @@ def test_a_lack_of_memory_says_what_would_fit() -> None:
     check_memory(SPEC, 10**9, processes=2, available=2**33)
     with (
         pytest.raises(
-            RequestError, match=r"out of memory in a forward pass of 4 rows .* Half the rows \(2\) need half of that"
+            RequestError, match=r"of 4 rows .* Passes of 2 rows \(micro_batch_size\) need half of that; on 2 devices"
         ),
         memory_explained(PASSES, 10**6, processes=1),
     ):
