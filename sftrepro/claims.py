@@ -10,7 +10,7 @@ __all__ = ['Value', 'STRENGTH', 'EDGE', 'Ends', 'UNTESTABLE', 'WORDS', 'WAITING'
 
 # %% ../nbs/13a_claims.ipynb #96996c96
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -302,7 +302,7 @@ class Judged:
 
 # %% ../nbs/13a_claims.ipynb #e4ce8bb3
 def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Profile, book: Ledger,
-               lifted: Sequence[str] = (),  # benchmarks that the format alone lifts
+               lifted: Collection[tuple[str, str]] = (),  # of `sight`
                ) -> Judged:
     "One test: its family of comparisons, judged benchmark by benchmark."
     ours = [at_profile(paper, profile) for paper in test.benchmarks]
@@ -310,7 +310,7 @@ def judge_test(test: Excursion | Contrasts, results: pl.DataFrame, profile: Prof
     reasons = {name: no_room(test, results, name) for name in present}
     if test.kind == "contrast" and test.content:
         reasons |= {name: f"{name} is left out: traces of other queries lift it as well"
-                    for name in present if name in lifted}
+                    for name in present if any((run, name) in lifted for run in test.runs)}
     usable = [name for name in present if not reasons[name]]
     if not usable:
         left_out = [f"{test.name}: {reason}" for reason in reasons.values()]
@@ -356,7 +356,7 @@ def obstacles(criterion: Criterion, results: pl.DataFrame, profile: Profile, min
 class Sight(NamedTuple):
     "What the controls let a claim's tests see."
     failed: tuple[str, ...] = ()  # why the claim cannot be judged
-    lifted: tuple[str, ...] = ()  # benchmarks that the format alone lifts
+    lifted: tuple[tuple[str, str], ...] = ()  # a run, and a benchmark that the format alone lifts on its base
 
 def base_under(run: str, profile: Profile) -> tuple[Profile, str] | None:
     "The base of a run, and the profile it belongs to: for `WORLD/RUN` that world; None where there is no such base."
@@ -368,15 +368,16 @@ def base_under(run: str, profile: Profile) -> tuple[Profile, str] | None:
 
 def sight(id: str, profile: Profile, book: Ledger | None = None) -> Sight:
     "What the published controls of a profile, and of the worlds like it, let a claim's tests see."
-    criterion = (book or ledger())[id].criterion
-    asked = {(control, base[0].name, base[1]): base
-             for control, runs in (criterion.controls if criterion else {}).items()
+    if (criterion := (book or ledger())[id].criterion) is None:
+        return Sight()
+    asked = {(control, base[0].name, base[1]): base for control, runs in criterion.controls.items()
              for run in runs if (base := base_under(run, profile))}
     failed = ((place, failure(place, control, base)) for (control, *_), (place, base) in asked.items())
     reasons = (why if place.name == profile.name else f"{why} ({place.name})" for place, why in failed if why)
-    bases = {key[1:]: base for key, base in asked.items()}.values()
-    lifted = (name for place, base in bases for name in lifted_by_format(place, base))
-    return Sight(tuple(reasons), tuple(dict.fromkeys(lifted)))
+    about_content = {run for test in criterion.tests if test.kind == "contrast" and test.content for run in test.runs}
+    lifted = [(run, name) for run in sorted(about_content) if (base := base_under(run, profile))
+              for name in lifted_by_format(*base)]
+    return Sight(tuple(reasons), tuple(lifted))
 
 # %% ../nbs/13a_claims.ipynb #75bd4ac8
 def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all runs and benchmarks of the claim
@@ -398,7 +399,7 @@ def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all ru
     return Verdict(id, claim, profile.name, word, reasons, tests, pl.DataFrame(rows, infer_schema_length=None))
 
 def judge_tests(criterion: Criterion, results: pl.DataFrame, profile: Profile, book: Ledger,
-                lifted: Sequence[str]) -> list[Judged]:
+                lifted: Collection[tuple[str, str]]) -> list[Judged]:
     "Those tests of a criterion whose runs are all there."
     own = results.filter(pl.col("series").is_in(list(criterion.runs)))
     there = set(own["series"].unique())

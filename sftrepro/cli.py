@@ -164,10 +164,14 @@ def main() -> None:
         code = app(args=words or ["--help"], prog_name="sftrepro", standalone_mode=False)
         if code == 130:  # typer's code for Ctrl-C
             raise KeyboardInterrupt
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     except (Exception, KeyboardInterrupt) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        code, line = exit_line(error)
+        code, line = exit_line(error, hint=". For the traceback add --debug")
         print(line, file=sys.stderr)
     raise SystemExit(code)
 

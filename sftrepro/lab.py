@@ -199,6 +199,9 @@ def data(name: str,                   # a data set of this book, such as Math-Co
             made = made_rows(name, base, rows, seed)
             read = counted(made.to_dicts(), base.tokenizer, name).with_columns(made["teacher"], made["source"])
     kept = read.filter(pl.col("length") <= limit).head(rows or len(read))
+    if kept.is_empty():
+        raise RequestError(f"{name}: all {len(read)} rows are longer than the {limit} tokens of a training row; "
+                           f"the shortest has {read['length'].min()}. Shorten them, or take another base")
     return Data(Path(name).stem if name.endswith(".jsonl") else name, kept.select(*SCHEMA), own_card(read, limit))
 
 # %% ../nbs/19b_lab.ipynb #8dddb6bb

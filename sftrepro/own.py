@@ -35,7 +35,7 @@ from sftrepro.bases import (
 )
 from .costs import PROCESS, USABLE_MEMORY, Shape, space, training_memory
 from .data import SCHEMA
-from .profiles import ROOT, BaseSpec, Profile, RequestError, load_profile, resembling
+from .profiles import ROOT, BaseSpec, Profile, RequestError, digest, load_profile, resembling
 from .runs import RunSpec
 from .sft import SCALED_LOGITS, fast_precision, tokenise
 from .store import read_json, write_json
@@ -140,11 +140,12 @@ def model_named(model: str) -> BaseSpec:  # raises RequestError
     repo, _, revision = model.partition("@")
     here = Path(model).expanduser().resolve()
     if (place := here if here.is_dir() else ROOT / model).is_dir():
-        return BaseSpec(paper="own", name=place.name, kind="hub", repo=str(place))
+        return BaseSpec(paper="own", name=f"{place.name}-{digest(str(place))[:6]}", kind="hub", repo=str(place))
     if "/" in model and here.parent.is_dir():
         raise RequestError(f"there is no folder {model} in {Path.cwd()}. Give the path of one")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        return BaseSpec(paper="own", name=repo.split("/")[1], kind="hub", repo=repo, revision=revision or "main")
+        name = "-".join([*repo.split("/"), *([revision] if revision else [])])
+        return BaseSpec(paper="own", name=name, kind="hub", repo=repo, revision=revision or "main")
     if is_package(model):
         return BaseSpec(paper="own", name=model, kind="pip", repo=model)
     ours = [base.name for base in load_profile("micro").bases]

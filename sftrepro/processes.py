@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
+from itertools import takewhile
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -48,7 +49,9 @@ def full_disk(error: BaseException) -> str | None:  # the path that could not be
     return store.display_path(Path(files[0]) if files else store.store_root()) if causes else None
 
 # %% ../nbs/18_processes.ipynb #76ee52e2
-def exit_line(error: BaseException) -> tuple[int, str]:  # exit code and line
+def exit_line(error: BaseException,
+              hint: str = "",  # how to see more of an error that nobody foresaw
+              ) -> tuple[int, str]:  # exit code and line
     "What an error means to the user."
     if path := full_disk(error):
         return 1, (f"{path}: the disk is full. What is finished is kept: free some space, then give the same command "
@@ -64,7 +67,7 @@ def exit_line(error: BaseException) -> tuple[int, str]:  # exit code and line
         case JobFailed():
             return 1, str(error)
     first = (str(error).splitlines() or [""])[0]
-    return 1, f"{type(error).__name__}: {first}. For the traceback add --debug"
+    return 1, f"{type(error).__name__}: {first}{hint}"
 
 # %% ../nbs/18_processes.ipynb #a2c9ae2b
 def end_with_parent() -> None:
@@ -135,11 +138,12 @@ def mark_done(profile: Profile, name: str) -> None:
 def gpu_names() -> list[str]:
     "The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+        names = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        return [name for name in takewhile(lambda name: not name.startswith("-"), names) if name]
     if not shutil.which("nvidia-smi"):
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, encoding="utf-8").stdout
-    return [str(number) for number in range(listed.count("GPU "))]
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]
 
 # %% ../nbs/18_processes.ipynb #fb803005
 @contextmanager

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -179,11 +179,14 @@ def running_line(names: list[str], profile: Profile, since: float) -> str:
 # %% ../nbs/18a_rebuild.ipynb #128c24bf
 def stop(process: subprocess.Popen) -> None:
     "Interrupt a group of processes; kill what is left after ten seconds."
-    try:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(10)
-    except (subprocess.TimeoutExpired, ProcessLookupError):
-        process.kill()
+    with suppress(ProcessLookupError):
+        try:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 # %% ../nbs/18a_rebuild.ipynb #c41099e8
 def lines_of(process: subprocess.Popen) -> Iterator[str | None]:  # None about twice a second when nothing comes
@@ -346,8 +349,8 @@ def check_size(planned: list[Job], profile: Profile, on: Hardware,
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
     what = f"the {len(planned)} jobs would take {cost_in_short(planned, profile, on)}"
     if took > hours:
-        raise RequestError(f"{what}, more than {hours:g} h. Make fewer: --only R25. "
-                           f"Or allow it: sftrepro rebuild --profile {profile.name} --hours {math.ceil(took)}")
+        raise RequestError(f"{what}, more than {hours:g} h. Make fewer: sftrepro rebuild --profile {profile.name} "
+                           f"--only R25. Or allow it: --hours {math.ceil(took)}")
     if disk > free:
         raise RequestError(f"{what}, and {space(free)} are free in {store.display_path(root)}. "
                            "Make fewer: --only R25. Or name another folder: SFTREPRO_STORE=FOLDER")

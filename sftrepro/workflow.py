@@ -325,17 +325,22 @@ def results_reasons(job: Job, flow: Flow) -> list[str]:
 # %% ../nbs/16b_workflow.ipynb #0efd38b5
 def chapter_reasons(job: Job, flow: Flow) -> list[str]:
     "Why a chapter is stale: its inputs changed, or the files that it read when it ran."
-    note = store.manifest_path(job.output)
-    read = store.read_manifest(job.output).inputs["files"] if note.exists() else {}
+    try:
+        read = store.read_manifest(job.output).inputs["files"]
+    except RequestError:
+        return ["it has not been made here, or its manifest is damaged"]
     files = {name: file_digest(store.locate(name)) for name in read}
     return manifest_reasons(job.output, flow.inputs[job.name] | {"files": files})
 
 def book_reasons(job: Job, flow: Flow) -> list[str]:
     "Why the site is stale."
     note = job.output.with_name(f"{job.output.name}.json")
-    if not (job.output / "index.html").exists() or not note.exists():
-        return ["it has not been made here"]
-    return changes(store.read_json(note), book_inputs(job, flow.profile, flow.code))
+    try:
+        made = store.read_json(note) if (job.output / "index.html").exists() else None
+    except RequestError:
+        made = None
+    return ["it has not been made here"] if made is None else changes(
+        made, book_inputs(job, flow.profile, flow.code))
 
 # %% ../nbs/16b_workflow.ipynb #312c3ac8
 def reasons(job: Job, flow: Flow) -> list[str]:

@@ -88,6 +88,28 @@ def test_a_wrong_request_is_one_line_and_touches_nothing(
     assert published.files() == before
 
 
+@pytest.mark.parametrize(("visible", "listed", "names"), [
+    (None, "GPU 0: NVIDIA GeForce RTX 4060 Laptop GPU (UUID: GPU-1)\n", ["0"]),
+    (None, "GPU 0: NVIDIA H100 (UUID: GPU-1)\nGPU 1: NVIDIA H100 (UUID: GPU-2)\n", ["0", "1"]),
+    ("4,5", "", ["4", "5"]), ("-1", "", []), ("", "", [])])
+def test_gpus_are_counted_by_lines_and_may_be_hidden(
+    visible: str | None, listed: str, names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tool := tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert processes.gpu_names() == names
+
+
+def test_of_output_that_nobody_reads_to_its_end_nothing_is_said(published: Repository) -> None:
+    process = published.start("status", *ONE)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+
+
 def test_a_wrong_setting_is_named_with_an_example(published: Repository) -> None:
     published.profile("tiny", "tiny", learning_rate_factor="fast")
     assert refused(published, "plan", *ONE).startswith("settings.ini [tiny] learning_rate_factor: 'fast': ")
@@ -662,7 +684,7 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_runs(published: Reposit
     line = refused(published, "rebuild", "--profile", "paper")
     assert line == (
         "generate/Qwen3-1.7B needs 1 x H200 (130 GB each) and this machine has 0 GPUs. On a cluster: sftrepro rebuild "
-        '--profile paper -- --executor slurm --jobs 20. Without: add --hardware "CPU core"'
+        '--profile paper -- --executor slurm --jobs 20. Without GPUs: add --hardware "CPU core"'
     )
     assert not (published.store / "paper").exists()
 

@@ -19,6 +19,7 @@ from sftrepro.profiles import ROOT, load_profile
 from sftrepro.runs import run_specs
 from sftrepro.stats import Pair, contrasts, excursion
 from sftrepro.store import read_table
+from sftrepro.token_logprobs import OTHERS, token_results
 
 MICRO = load_profile("micro")
 SPECS = {
@@ -76,12 +77,10 @@ TURNS = "transition words"
 
 
 @cache
-def surprise(run: str, words: bool | str, after: bool, column: str = "log_probability") -> float:
-    "The mean log-probability of a class of tokens; of transition words for True, of all others for False."
-    table = read_tokens(MICRO, [spec.run_id for spec in SPECS[run]]).filter((pl.col("step") > 0) == after)
-    same = pl.col("token_class") == (TURNS if isinstance(words, bool) else words)
-    part = table.filter(same if words else ~same)
-    return part.select((pl.col(column) * pl.col("tokens")).sum() / pl.col("tokens").sum()).item()
+def surprise(run: str, words: bool | str, after: bool, column: str = "nats") -> float:
+    "The mean over traces of a class's mean log-probability; of transition words for True, of all others for False."
+    name = words if isinstance(words, str) else TURNS if words else OTHERS
+    return token_results(MICRO, [run]).filter((pl.col("step") > 0) == after, benchmark=name)[column].mean()
 
 
 def words(run: str, step: int | None = None) -> float:
@@ -357,16 +356,20 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "all four have the headroom",
         lambda: not any(failure(MICRO, "headroom", name) for name in ("Micro2-S", "Micro2-M", "Micro2-L", "Micro2-XL")),
     ),
-    ("29_tokens", "$-9$ nats", lambda: near((surprise("R04", True, False), -9), (surprise("R24", True, False), -9))),
     (
         "29_tokens",
-        "The finetuned largest model is at $-2.1$ nats, the smallest at $-4.2$",
-        lambda: abs(surprise("R04", True, True) + 2.1) < 0.05 and abs(surprise("R24", True, True) + 4.2) < 0.05,
+        "is about $-5.5$ nats, one chance in two hundred and fifty",
+        lambda: all(abs(surprise(run, True, False) + 5.5) < 0.35 for run in LADDER) and 240 < math.exp(5.5) < 250,
     ),
     (
         "29_tokens",
-        "differ by a quarter of a nat",
-        lambda: 0.2 < surprise("R04", False, True) - surprise("R24", False, True) < 0.3,
+        "The finetuned largest model is at $-1.8$ nats, the smallest at $-3.0$",
+        lambda: abs(surprise("R04", True, True) + 1.8) < 0.05 and abs(surprise("R24", True, True) + 3) < 0.05,
+    ),
+    (
+        "29_tokens",
+        "differ by a fifth of a nat",
+        lambda: 0.15 < surprise("R04", False, True) - surprise("R24", False, True) < 0.25,
     ),
     (
         "30_safety",
@@ -835,15 +838,6 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     ("29_tokens", "most of the advantage is elsewhere", lambda: carried("R04") < 50),
     (
-        "29_tokens",
-        "the finetuned largest model passes it against its own base, with 6.9 nats more on these words and 2.5 on all "
-        "others",
-        lambda: (
-            [round(surprise("R04", words, True) - surprise("R04", words, False), 1) for words in (True, False)]
-            == [6.9, 2.5]
-        ),
-    ),
-    (
         "30_safety",
         "Its reasoning out of domain has improved no more than that of the others",
         lambda: sum(moves("R05", OUT_OF_DOMAIN)) <= 1 + min(sum(moves(run, OUT_OF_DOMAIN)) for run in ("R04", "R06")),
@@ -932,13 +926,16 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "26_data",
-        "Out of domain the claim cannot be tested, because shuffled traces lift all three benchmarks on this base",
-        lambda: set(OUT_OF_DOMAIN.split()) <= set(sight("C9", MICRO).lifted),
+        "For these two any thinking will do: shuffled traces lift them on this base as well, so they do not count",
+        lambda: {name for run, name in sight("C9", MICRO).lifted if run == "R17"} >= {"order", "knowledge"},
     ),
     (
         "26_data",
-        "programs are not lifted by Countdown at all ($-7$ points, with an interval from $-22$ to 9)",
-        lambda: near(*zip(apart(LARGEST, "program", "R17", "base"), (-7, -22, 9), strict=True)),
+        "Programs do, and Countdown does not lift them at all ($-7$ points, with an interval from $-22$ to 9)",
+        lambda: (
+            near(*zip(apart(LARGEST, "program", "R17", "base"), (-7, -22, 9), strict=True))
+            and ("R17", "program") not in sight("C9", MICRO).lifted
+        ),
     ),
     (
         "26_data",
@@ -997,8 +994,8 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
     ),
     (
         "29_tokens",
-        "and the teacher, who draws them at random, at $-0.7$",
-        lambda: abs(surprise("R04", TURNS, True, "teacher_log_probability") + 0.7) < 0.05,
+        "and the teacher, who draws them at random, at $-0.75$",
+        lambda: abs(surprise("R04", TURNS, True, "teacher") + 0.75) < 0.005,
     ),
     (
         "30_safety",

@@ -178,14 +178,27 @@ def test_models_with_the_same_name_are_told_apart_in_a_figure(own_store: Path) -
     assert drawn.numbers["series"].to_list() == ["Micro-S", "Micro-S (2)", "Micro-S (3)"]
 
 
-def test_another_folder_of_the_same_name_takes_its_place(own_store: Path, tmp_path: Path, tokenizer) -> None:
-    counts = []
+def test_two_folders_of_the_same_name_are_two_models(own_store: Path, tmp_path: Path, tokenizer) -> None:
+    models = []
     for layers in (1, 2):
         folder = tmp_path / str(layers) / "mine"
         for part in (new_model(changed(load_profile("smoke").bases[0], layers=layers), tokenizer, 1), tokenizer):
             part.save_pretrained(folder)
-        counts.append(own.parameters_in(lab.base(str(folder)).folder))
-    assert counts[0] < counts[1]
+        models.append(lab.base(str(folder)))
+    small, large = (own.parameters_in(model.folder) for model in models)
+    assert small < large and models[0].name != models[1].name
+    again = lab.base(str(models[0].folder))
+    assert own.parameters_in(again.folder) == own.parameters_in(models[0].folder) == small
+
+
+def test_data_of_which_every_row_is_too_long_is_refused(tmp_path: Path) -> None:
+    (file := tmp_path / "long.jsonl").write_text(json.dumps(ROW | {"response": "8+25=33. " * 500}) + "\n")
+    with pytest.raises(RequestError, match="all 1 rows are longer than the 512 tokens of a training row; the shortest"):
+        lab.data(str(file), lab.base("Micro-S"))
+
+
+def test_what_is_missing_in_the_lab_is_made_again_by_its_cell(own_store: Path) -> None:
+    assert store.remedy(store.store_root() / "lab/micro/some/train.parquet") == "Run the cell that made it again"
 
 
 @pytest.mark.parametrize(("break_it", "message"), [

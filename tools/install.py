@@ -24,4 +24,6 @@ lock = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
 pip(next(line for line in lock if line.startswith("torch==")))  # alone and with what it needs, as in setup.sh
 pip("--no-deps", "--requirement", "requirements.lock")
 pip("--no-deps", "--no-build-isolation", "--ignore-requires-python", "--editable", ".")
+if Path(sys.prefix).resolve() == ROOT / ".venv":
+    (ROOT / ".venv/installed").touch()  # so that setup.sh goes on with it
 sys.path.insert(0, str(ROOT))  # for the notebook that runs this; other processes find it by themselves

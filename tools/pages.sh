@@ -39,7 +39,8 @@ publish() {
     if [[ -n $place ]]; then
         rm -rf "${work:?}/tree/$place"
     else
-        find "$work/tree" -mindepth 1 -maxdepth 1 ! -name .git ! -name preview ! -name versions -exec rm -rf {} +
+        find "$work/tree" -mindepth 1 -maxdepth 1 ! -name .git ! -name CNAME ! -name preview ! -name versions \
+            -exec rm -rf {} +
     fi
     if [[ $site != --remove ]]; then
         mkdir -p "$work/tree/$place"
