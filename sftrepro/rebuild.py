@@ -349,8 +349,8 @@ def check_size(planned: list[Job], profile: Profile, on: Hardware,
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
     what = f"the {len(planned)} jobs would take {cost_in_short(planned, profile, on)}"
     if took > hours:
-        raise RequestError(f"{what}, more than {hours:g} h. Make fewer: sftrepro rebuild --profile {profile.name} "
-                           f"--only R25. Or allow it: --hours {math.ceil(took)}")
+        raise RequestError(f"{what}, more than {hours:g} h. Make fewer: --only R25. "
+                           f"Or allow it: sftrepro rebuild --profile {profile.name} --hours {math.ceil(took)}")
     if disk > free:
         raise RequestError(f"{what}, and {space(free)} are free in {store.display_path(root)}. "
                            "Make fewer: --only R25. Or name another folder: SFTREPRO_STORE=FOLDER")
