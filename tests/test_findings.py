@@ -16,6 +16,7 @@ from sftrepro.item_results import read_gallery, read_results, read_tokens
 from sftrepro.measurements import measured
 from sftrepro.paper import PUBLISHED_SCORES
 from sftrepro.profiles import ROOT, load_profile
+from sftrepro.robustness import robustness_table
 from sftrepro.runs import run_specs
 from sftrepro.stats import Pair, contrasts, excursion
 from sftrepro.store import read_table
@@ -1038,3 +1039,11 @@ def loose(stem: str, findings: Sequence[tuple[str, str, Callable[[], bool]]]) ->
 @pytest.mark.parametrize("stem", sorted({stem for stem, _, _ in FINDINGS} - {"index", "91_provenance"}))
 def test_every_sentence_that_says_what_came_out_is_held(stem: str) -> None:
     assert loose(stem, FINDINGS) == [], "add each to FINDINGS with what it rests on"
+
+
+def test_a_variant_with_fewer_seeds_has_a_verdict_and_lengths_have_no_condition_about_scores() -> None:
+    table = robustness_table("C8", measured(MICRO, ["R25", "R33"], []), MICRO)
+    assert table.filter(pl.col("condition").str.starts_with("Other seeds"))["verdict"].item() == "direction only"
+    finished = "finished responses only"
+    lengths = robustness_table("C3", measured(MICRO, sorted(ledger().claims["C3"].criterion.runs), []), MICRO)
+    assert finished in table["condition"].to_list() and finished not in lengths["condition"].to_list()
