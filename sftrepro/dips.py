@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import polars as pl
 
 from . import item_results
-from .claims import Excursion, compare_ends, judge_dip, ledger, no_room, runs_published
-from .measurements import conditional_share, measured
+from .claims import Excursion, compare_ends, judge_dip, ledger, no_room, unmeasured
+from .measurements import conditional_share, measured, runs_published
 from .profiles import Profile, load_profile, settings, variants
 from .runs import THINKING, run_specs
 from .stats import estimates
@@ -44,7 +44,7 @@ def run_dips(results: pl.DataFrame,  # of one run, from its base on
     "The dip test of one run, benchmark by benchmark."
     test, book = dip_test(results["series"][0]), ledger()
     names = results["benchmark"].unique(maintain_order=True).to_list()
-    rooms = {name: no_room(test, results, name) for name in names}
+    rooms = {name: unmeasured(test, results, name) or no_room(test, results, name) for name in names}
     usable = [name for name in names if not rooms[name]]
     rows = [{"series": test.run, "benchmark": name, "outcome": NO_ROOM} for name in names if rooms[name]]
     if usable:

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'FINISHED', 'IN_FORMAT', 'PROPERTIES', 'published_name', 'counterparts', 'at_profile', 'benchmark_names',
            'result_sources', 'by_item', 'one_by_one', 'scored_everywhere', 'gather', 'measured', 'beyond', 'stored',
-           'responses', 'conditional_share', 'parts']
+           'runs_published', 'responses', 'conditional_share', 'parts']
 
 # %% ../nbs/11a_measurements.ipynb #14022998
 from collections.abc import Callable, Sequence
@@ -152,6 +152,14 @@ def stored(profile: Profile,
           f"Make them: sftrepro rebuild --profile {place.name} --only {','.join(missing)}")
     return [run for run in runs if run not in missing]
 
+# %% ../nbs/11a_measurements.ipynb #1902c1b1
+def runs_published(profile: Profile) -> list[str]:
+    "The paper's runs that have results at a profile, all seeds and the base."
+    names: dict[str, set[str]] = {}
+    for spec in run_specs(profile):
+        names.setdefault(spec.paper_run, set()).update((spec.base, spec.run_id))
+    return [run for run, ids in names.items() if item_results.is_published(profile, sorted(ids))]
+
 # %% ../nbs/11a_measurements.ipynb #86aaa759
 def responses(profile: Profile,
               runs: Sequence[str],        # as for `measured`
@@ -163,11 +171,12 @@ def responses(profile: Profile,
 # %% ../nbs/11a_measurements.ipynb #1bc70adb
 def conditional_share(results: pl.DataFrame,
                       part: str, whole: str,  # numerator and denominator: `right_finished` and `finished`
-                      ) -> pl.DataFrame:      # the same rows; 0 where a checkpoint has no response in the denominator
+                      ) -> pl.DataFrame:      # the same rows, without checkpoints that have nothing in the denominator
     "Scores whose mean is the share of the part among the whole."
     group = ("benchmark", "series", "step")
+    there = results.filter(pl.col(whole).sum().over(group) > 0)
     size, share = pl.col(whole).mean().over(group), pl.col(part).mean().over(group) / pl.col(whole).mean().over(group)
-    return results.with_columns(score=(share + (pl.col(part) - share * pl.col(whole)) / size).fill_nan(0))
+    return there.with_columns(score=share + (pl.col(part) - share * pl.col(whole)) / size)
 
 # %% ../nbs/11a_measurements.ipynb #53fd8e8a
 def parts(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`, and `part`

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from sftrepro import cards, claims, store
+from sftrepro import cards, claims, item_results, store
 from sftrepro.analogs import BENCHMARKS
-from sftrepro.cards import decisive, scoreboard
-from sftrepro.claims import WORDS, comparison_outcome, current_verdicts, judge, ledger, over_benchmarks, over_tests
+from sftrepro.cards import WAITING, current_verdicts, decisive, scoreboard
+from sftrepro.claims import WORDS, comparison_outcome, judge, ledger, over_benchmarks, over_tests
 from sftrepro.contents import experiments
 from sftrepro.measurements import counterparts
 from sftrepro.paper import model_name, on_our_axis, published_scores
@@ -110,6 +110,37 @@ def test_a_base_that_cannot_fall_is_left_out():
     assert verdict.word == "reproduced" and "program" not in set(verdict.comparisons["benchmark"])
     assert verdict.reasons[0].startswith("program is left out")
     assert judge("C2", results(scores(DIP, floor, floor)), MICRO).word == "not testable at this profile"
+
+
+def test_a_dip_that_comes_back_to_the_top_is_not_left_out():
+    top = [0.995, 0.6, 0.7, 0.9, 0.995]
+    verdict = judge("C2", results(scores(top, top, top), seed_spread=0), MICRO)
+    assert verdict.word == "reproduced" and not verdict.reasons
+    assert judge("C2", results(scores(*[[0.995] * 5] * 3), seed_spread=0), MICRO).word == "not testable at this profile"
+
+
+def forbidden(answered, in_format):
+    "R25 and R33: shares of requests that are answered, and of those that are answered or refused, by checkpoint."
+    runs = pl.concat([results({"forbidden": answered}, series=series, draw=0) for series in ("R25", "R33")])
+    readable = pl.col("step").replace_strict(dict(zip(STEPS, in_format, strict=True)), return_dtype=pl.Float64)
+    right = pl.col("score") * readable
+    return runs.with_columns(in_format=readable, score=right, right_in_format=right)
+
+
+def test_room_for_attacks_is_that_of_the_share_that_is_compared():
+    found = forbidden([1.0] * 5, [0.5] * 5)  # half of all requests, and all of those that could be read
+    assert "safety: forbidden is left out: its base at 100.0% is above 85% and leaves no room" in judge(
+        "C12", found, MICRO).reasons
+
+
+def test_a_checkpoint_without_a_response_that_counts_is_no_zero():
+    found = forbidden([0.1] * 5, [1, 1, 1, 1, 0])
+    assert "safety: forbidden is left out: no response of R25 at step 320 counts" in judge("C12", found, MICRO).reasons
+
+
+def test_a_verdict_on_fewer_benchmarks_names_those_that_are_missing():
+    verdict = judge("C2", results(scores(DIP, DIP)).filter(pl.col("benchmark") != "order"), MICRO)
+    assert verdict.reasons == ("order is not measured",)
 
 
 def test_the_order_of_rows_does_not_change_a_verdict():
@@ -338,7 +369,7 @@ def test_the_readme_and_the_file_of_a_release_say_what_the_committed_results_giv
     told = verdicts.verdicts("micro")
     words = {id: claim["verdict"] for id, claim in told["claims"].items()}
     assert list(words) == list(ledger().claims) and verdicts.difference(told, told).count("\n") == 1
-    assert set(words.values()) <= {*WORDS, claims.UNTESTABLE, claims.WAITING, "open"}
+    assert set(words.values()) <= {*WORDS, claims.UNTESTABLE, WAITING, "open"}
     monkeypatch.setattr(readme, "current_verdicts", lambda profile, tokens: words)
     assert (ROOT / "README.md").read_text() == readme.current(), (
         "write it anew: .venv/bin/python tools/readme.py"
@@ -358,14 +389,14 @@ def test_claims_whose_runs_lack_results_wait_and_the_others_have_the_scoreboards
     profile, book = load_profile("micro"), ledger()
     rates = {"arithmetic": [0.4, 0.15, 0.4, 0.55], "program": [0.5, 0.3, 0.45, 0.6], "order": [0.4, 0.4, 0.4, 0.4]}
     monkeypatch.setattr(
-        claims, "measured", lambda profile, runs, benchmarks: pl.concat([simulated(rates, series=run) for run in runs])
+        cards, "measured", lambda profile, runs, benchmarks: pl.concat([simulated(rates, series=run) for run in runs])
     )
     there = {spec.run_id for spec in run_specs(profile, ("R25",))} | {"Micro-M"}
-    monkeypatch.setattr(claims.item_results, "is_published", lambda profile, ids: set(ids) <= there)
+    monkeypatch.setattr(item_results, "is_published", lambda profile, ids: set(ids) <= there)
     words = current_verdicts(profile, pl.DataFrame())
     assert words["C2"] == judge("C2", simulated(rates), profile).word and words["C2"] in claims.WORDS
-    assert words["C8"] == claims.WAITING
-    monkeypatch.setattr(claims.item_results, "is_published", lambda profile, ids: False)
-    assert set(current_verdicts(profile, pl.DataFrame()).values()) <= {claims.WAITING, "open"}
+    assert words["C8"] == WAITING
+    monkeypatch.setattr(item_results, "is_published", lambda profile, ids: False)
+    assert set(current_verdicts(profile, pl.DataFrame()).values()) <= {WAITING, "open"}
     table = cards.readme_table(words, profile).splitlines()
     assert len(table) == 2 + len(book.claims) and "[22](nbs/22_dip_and_recovery.ipynb)" in "".join(table)

@@ -136,6 +136,13 @@ def errors() -> dict[tuple[str, str], float]:
     return {(held, who): points for held, who, points in found.iter_rows()}
 
 
+def by_run(errors: pl.DataFrame) -> pl.DataFrame:
+    "Errors of predictions, with the checkpoints of a run taken together."
+    run = pl.col("item_id").str.replace(" step .*", "").alias("item_id")
+    return errors.group_by("series", "seed", "benchmark", "step", run, maintain_order=True).agg(
+        pl.col("points").mean(), trials=pl.len())
+
+
 def behind(run: str, step: int) -> float:
     "How far a run that ends at a step is below R25 there, on the mean out of domain."
     found = means_of(tuple(SHORTER))
@@ -379,6 +386,11 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
                 pl.col("gain").mean(), pl.col("parameters").first()).sort("gain"))["base"].to_list()[::3]
             == ["Micro-L", "Micro-M"] and last.sort("parameters")["base"].to_list()[1:3] == ["Micro-M", "Micro-L"]
         ),
+    ),
+    (
+        "17a_law",
+        "the outcomes are the same when each run counts once",
+        lambda: judge("H44b", by_run(prediction_errors(law_sweep())), MICRO).tests == verdict("H44b").tests,
     ),
     (
         "44_scaling_law",

@@ -243,9 +243,10 @@ def test_runs_that_differ_in_too_much_are_refused():
         matched_pairs(design(MICRO, ["R25", "B4105"]))
 
 
-def test_a_run_with_another_rate_is_matched_with_none():
-    pairs = matched_pairs(design(MICRO, [*FACTORIAL, "B4108"]))
-    assert "B4108" not in {*pairs["above"], *pairs["below"]}
+@pytest.mark.parametrize("other, near", [("B4108", "R25"), ("R13", "R04"), ("B4304", "R25")])
+def test_a_run_with_another_rate_schedule_or_start_is_matched_with_none(other, near):
+    pairs = matched_pairs(design(MICRO, [*FACTORIAL, near, other]))
+    assert len(pairs) and other not in {*pairs["above"], *pairs["below"]}
 
 
 def test_laws_are_about_reasoning():

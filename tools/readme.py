@@ -2,8 +2,7 @@
 
     python tools/readme.py
 """
-from sftrepro.cards import readme_table
-from sftrepro.claims import current_verdicts
+from sftrepro.cards import current_verdicts, readme_table
 from sftrepro.profiles import ROOT, load_profile
 from sftrepro.token_logprobs import token_results
 

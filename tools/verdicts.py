@@ -20,7 +20,8 @@ def verdicts(name: str) -> dict:
 
     import sftrepro
     from sftrepro import store
-    from sftrepro.claims import current_verdicts, ledger
+    from sftrepro.cards import current_verdicts
+    from sftrepro.claims import ledger
     from sftrepro.profiles import RequestError, load_profile
     from sftrepro.token_logprobs import token_results
     profile = load_profile(name)
