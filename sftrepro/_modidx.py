@@ -196,6 +196,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'sftrepro.claims.Verdict': ('claims.html#verdict', 'sftrepro/claims.py'),
                                  'sftrepro.claims.as_asked': ('claims.html#as_asked', 'sftrepro/claims.py'),
                                  'sftrepro.claims.base_under': ('claims.html#base_under', 'sftrepro/claims.py'),
+                                 'sftrepro.claims.checked_ledger': ('claims.html#checked_ledger', 'sftrepro/claims.py'),
                                  'sftrepro.claims.column_of': ('claims.html#column_of', 'sftrepro/claims.py'),
                                  'sftrepro.claims.compare_ends': ('claims.html#compare_ends', 'sftrepro/claims.py'),
                                  'sftrepro.claims.comparison_outcome': ('claims.html#comparison_outcome', 'sftrepro/claims.py'),

@@ -2,17 +2,18 @@
 
 # %% auto #0
 __all__ = ['Value', 'STRENGTH', 'EDGE', 'Ends', 'UNTESTABLE', 'WORDS', 'Excursion', 'Contrasts', 'Criterion', 'Superseded',
-           'Claim', 'Ledger', 'ledger', 'comparison_outcome', 'weakest', 'as_asked', 'column_of', 'compare_ends',
-           'end_of', 'needed_ends', 'unmeasured', 'cramped', 'ends_with_room', 'no_room', 'judge_dip', 'with_outcomes',
-           'ended', 'judge_surge', 'still_growing', 'judge_contrast', 'over_benchmarks', 'over_tests', 'Judged',
-           'judge_test', 'Verdict', 'obstacles', 'Sight', 'base_under', 'sight', 'judge', 'judge_tests', 'judge_all',
-           'tally']
+           'Claim', 'Ledger', 'ledger', 'checked_ledger', 'comparison_outcome', 'weakest', 'as_asked', 'column_of',
+           'compare_ends', 'end_of', 'needed_ends', 'unmeasured', 'cramped', 'ends_with_room', 'no_room', 'judge_dip',
+           'with_outcomes', 'ended', 'judge_surge', 'still_growing', 'judge_contrast', 'over_benchmarks', 'over_tests',
+           'Judged', 'judge_test', 'Verdict', 'obstacles', 'Sight', 'base_under', 'sight', 'judge', 'judge_tests',
+           'judge_all', 'tally']
 
 # %% ../nbs/13a_claims.ipynb #96996c96
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -116,6 +117,11 @@ class Ledger(Frozen):
 # %% ../nbs/13a_claims.ipynb #6c903f63
 def ledger(path: Path = ROOT / "data/claims.toml") -> Ledger:
     "Read and check the ledger."
+    return checked_ledger(path, store.file_digest(path))
+
+@lru_cache
+def checked_ledger(path: Path, digest: str) -> Ledger:
+    "The ledger with this digest; a chapter asks for it dozens of times."
     try:
         return Ledger(**store.read_toml(path))
     except ValidationError as error:
@@ -418,9 +424,8 @@ def judge(id: str, results: pl.DataFrame,  # `measurements.measured` with all ru
         return Verdict(id, claim, profile.name, "open", (), {}, pl.DataFrame())
     missing = [*obstacles(claim.criterion, results, profile, book.minimum_seeds), *seen.failed]
     judged = judge_tests(claim.criterion, results, profile, book, seen.lifted)
-    unjudged = any(not test.outcomes for test in judged)
     tests = {test.name: over_benchmarks(test.outcomes) for test in judged if test.outcomes}
-    word = UNTESTABLE if missing or unjudged else over_tests(list(tests.values()))
+    word = UNTESTABLE if missing or len(tests) < len(judged) else over_tests(list(tests.values()))
     reasons = (*missing, *(reason for test in judged for reason in test.reasons))
     rows = [row for test in judged for row in test.rows]
     return Verdict(id, claim, profile.name, word, reasons, tests, pl.DataFrame(rows, infer_schema_length=None))

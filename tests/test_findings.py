@@ -12,10 +12,10 @@ import pytest
 from sftrepro.claims import Verdict, judge, ledger, sight
 from sftrepro.contents import chapter_files, notebook_cells
 from sftrepro.controls import failure
-from sftrepro.item_results import read_gallery, read_results, read_tokens
+from sftrepro.item_results import read_gallery, read_tokens, scan_responses, verified_results
 from sftrepro.measurements import measured
 from sftrepro.paper import PUBLISHED_SCORES
-from sftrepro.profiles import ROOT, load_profile
+from sftrepro.profiles import ROOT, Profile, load_profile
 from sftrepro.robustness import robustness_table
 from sftrepro.runs import run_specs
 from sftrepro.stats import Pair, contrasts, excursion
@@ -29,12 +29,18 @@ SPECS = {
 }
 
 
+def responses_in(profile: Profile, ids: list[str]) -> pl.DataFrame:
+    "The responses of some published files, in full."
+    files = verified_results(profile, ids)
+    return pl.concat([scan_responses(file, list(profile.benchmarks)).collect() for file in files])
+
+
 @cache
 def rows(name: str, profile: str = "micro") -> pl.DataFrame:
     "The results of a base, or of all seeds of a run."
     chosen = load_profile(profile)
     ids = [spec.run_id for spec in run_specs(chosen) if spec.paper_run == name]
-    return read_results(chosen, ids or [name])
+    return responses_in(chosen, ids or [name])
 
 
 def at(

@@ -5,11 +5,10 @@ from functools import cache
 
 import polars as pl
 import pytest
-from test_findings import RESULT, near
+from test_findings import RESULT, near, responses_in
 
 from sftrepro.claims import Verdict, judge, sight
 from sftrepro.contents import chapter_files, notebook_cells
-from sftrepro.item_results import read_results
 from sftrepro.measurements import beyond
 from sftrepro.profiles import load_profile
 from sftrepro.robustness import robustness_table
@@ -29,7 +28,7 @@ def rows(name: str) -> pl.DataFrame:
     "The results of all seeds of a run, or of a base."
     place = BEYOND if name[0] == "B" else MICRO
     ids = [spec.run_id for spec in run_specs(place, (name,)) if spec.paper_run == name] if name[0] in "BR" else [name]
-    return read_results(place, ids)
+    return responses_in(place, ids)
 
 
 def at(name: str, benchmark: str, step: int | None = None, value: str = "score") -> float:

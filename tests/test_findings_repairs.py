@@ -4,12 +4,11 @@ from functools import cache
 
 import polars as pl
 import pytest
-from test_findings import REFUSED, loose, near
+from test_findings import REFUSED, loose, near, responses_in
 from test_findings import at as paper_run
 
 from sftrepro.claims import judge, sight
 from sftrepro.contents import chapter_files
-from sftrepro.item_results import read_results
 from sftrepro.measurements import beyond
 from sftrepro.profiles import load_profile
 from sftrepro.robustness import robustness_table
@@ -27,7 +26,7 @@ FORMAT, WEIGHS = ~pl.col("truncated") & pl.col("parsed"), pl.col("weighs")
 def rows(name: str) -> pl.DataFrame:
     "The results of all seeds of a run, or of a base."
     ids = [spec.run_id for spec in run_specs(BEYOND, (name,) if name[0] == "B" else ()) if spec.paper_run == name]
-    return read_results(BEYOND, ids or [name])
+    return responses_in(BEYOND, ids or [name])
 
 
 def at(name: str, benchmark: str, step: int | None = None, value: pl.Expr | str = "score") -> float:
