@@ -322,7 +322,7 @@ def test_peoples_mistakes_can_be_taken_out() -> None:
     assert prompts(larger("NuminaMath,wrong=0").data) == prompts(larger("NuminaMath").data)
 
 
-@pytest.mark.parametrize("name", ["Math-CoT", "DeepSeek-R1"])
+@pytest.mark.parametrize("name", ["Math-CoT", pytest.param("DeepSeek-R1", marks=pytest.mark.release)])
 def test_the_share_of_traces_that_take_back_is_a_knob(name: str) -> None:
     shares = {}
     for knob in ("0", "0.5", "1"):

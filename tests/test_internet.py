@@ -47,7 +47,7 @@ def normalised(text: str) -> str:
 @pytest.fixture(scope="module")
 def sample() -> list[Document]:
     "A big sample of the mixture."
-    return list(islice(internet(MICRO, seed=0), 40_000))
+    return list(islice(internet(MICRO, seed=0), 20_000))
 
 
 def items(name: str, count: int) -> list[Item]:
@@ -85,7 +85,8 @@ def test_no_prompt_of_another_split_stands_in_a_pretraining_document(of: Callabl
     assert contaminated(list(map(document_text, sample)), prompts) == []
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.release)])
+@pytest.mark.release
+@pytest.mark.parametrize("seed", [1, 2])
 def test_nor_in_the_documents_of_another_draw(seed: int) -> None:
     assert (
         contaminated([document_text(found) for found in islice(internet(MICRO, seed), 30_000)], evaluation_prompts())

@@ -48,6 +48,7 @@ def test_the_readme_shows_the_lines_of_the_quickstart() -> None:
     assert re.search(r"(?s)```python\n(.*?)\n```", readme)[1] == lines
 
 
+@pytest.mark.release  # chapter 00 runs them in smoke
 def test_the_eight_lines_draw_a_figure_in_an_empty_notebook(own_store: Path, tmp_path: Path) -> None:
     source = eight_lines().replace("Micro-M", "Micro-S").replace("rows=100", "rows=4").replace("steps=20", "steps=2")
     source = source.replace('"order"])', '"order"], items=2)')

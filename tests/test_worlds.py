@@ -29,7 +29,7 @@ MATHEMATICS = ("arithmetic", "competition")
 
 
 @cache
-def documents(name: str, task: str, count: int = 4000) -> list[Document]:
+def documents(name: str, task: str, count: int = 2000) -> list[Document]:
     "What the internet of a world says about one task."
     alone = changed(load_profile(name), pretraining_mixture=dict.fromkeys(BENCHMARKS, 0) | {task: 1})
     return list(islice(internet(alone, 0), count))
