@@ -60,7 +60,8 @@ def robustness_table(id: str, results: pl.DataFrame, profile: Profile) -> pl.Dat
     conditions[ONE_SEED_LESS] = without_each_seed(id, results, profile)
     for variant in variants(profile):
         rows = variant_results(variant, runs)
-        conditions[variant.description] = [] if rows is None else [judge(id, rows, variant, book, seen)]
+        own = sight(id, variant) if variant.controls else seen
+        conditions[variant.description] = [] if rows is None else [judge(id, rows, variant, book, own)]
     return pl.DataFrame([{"condition": condition, **verdict_columns(verdicts)}
                          for condition, verdicts in conditions.items()])
 

@@ -29,6 +29,16 @@ SPECS = {
 }
 
 
+REDRAWN = "micro-redrawn"
+
+
+@cache
+def redrawn(id: str) -> Verdict:
+    "The verdict on a claim with another pretraining of the base."
+    place = load_profile(REDRAWN)
+    return judge(id, measured(place, ["R25", "R33"], []), place, seen=sight(id, place))
+
+
 def responses_in(profile: Profile, ids: list[str]) -> pl.DataFrame:
     "The responses of some published files, in full."
     files = verified_results(profile, ids)
@@ -213,6 +223,49 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         "21_short_training",
         "nothing has moved by more than four points",
         lambda: max(map(abs, moves("R02", f"{REASONING} instruction how_to statement myth"))) <= 4.5,
+    ),
+    (
+        "20_base_models",
+        "its free answers lie within 7 points of the first draw's on every benchmark",
+        lambda: max(abs(at("Micro-M", name) - at("Micro-M", name, profile=REDRAWN)) for name in MICRO.benchmarks) <= 7,
+    ),
+    (
+        "22_dip_and_recovery",
+        "the base begins arithmetic at 29%, falls to 14% at step 40, and ends at 35%; fall and recovery are beyond "
+        "their intervals again, and again there is no fall out of domain",
+        lambda: (
+            near(*((at("R25", "arithmetic", step, profile=REDRAWN), score) for step, score in ((40, 14), (320, 35))),
+                 (at("Micro-M", "arithmetic", profile=REDRAWN), 29))
+            and redrawn("C2").tests == {"out of domain": "absent", "in domain": "shown"}
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "How far a run climbs depends on the base that was drawn; that it falls first does not",
+        lambda: (
+            verdict("C2").tests["in domain"] == redrawn("C2").tests["in domain"] == "shown"
+            and at("R25", "order") - at("R25", "order", profile=REDRAWN) > 20
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "its gain in arithmetic is 6 points instead of 19, and order questions end at 70% instead of 94%",
+        lambda: near(
+            (at("R25", "arithmetic", profile=REDRAWN) - at("Micro-M", "arithmetic", profile=REDRAWN), 6),
+            (at("R25", "arithmetic") - at("Micro-M", "arithmetic"), 19),
+            (at("R25", "order", profile=REDRAWN), 70), (at("R25", "order"), 94),
+        ),
+    ),
+    (
+        "26_data",
+        "(12 points in arithmetic, 16 on programs, both beyond their intervals), but with the traces it ends only 6 "
+        "points above its start in arithmetic, with an interval from $-4$ to 16",
+        lambda: (
+            near(*zip(redrawn("C8").comparisons["estimate"], (16, 18, 12, 6), strict=True))
+            and redrawn("C8").comparisons.filter(name="R25 minus R33")["low"].min() > 0
+            and near(*((redrawn("C8").comparisons[end][-1], points) for end, points in (("low", -4), ("high", 16))))
+            and redrawn("C8").word == "not reproduced"
+        ),
     ),
     (
         "22_dip_and_recovery",

@@ -21,20 +21,28 @@ from sftrepro.runs import checkpoint_steps, own_runs, paper_runs, run_specs, sca
 from sftrepro.workflow import jobs
 
 SETTINGS = {"description", "runs", "controls", "seeds", "temperature", "learning_rate_factor", "results_dir"}
+REDRAWN = SETTINGS | {"bases", "bases_dir", "gallery", "traced"}
 
 
 def test_a_variant_differs_only_in_what_it_says() -> None:
     micro = load_profile("micro")
     for variant in variants(micro):
         differs = {name for name, value in variant if value != getattr(micro, name)} - {"name", "like"}
-        assert differs <= SETTINGS and "results_dir" in differs
+        assert differs <= (REDRAWN if variant.name == "micro-redrawn" else SETTINGS) and "results_dir" in differs
         assert set(variant.runs) <= {f"R{number:02d}" for number in range(1, 34)}
 
 
 def test_variants_share_nothing_but_the_bases() -> None:
-    profiles = [load_profile("micro"), *variants(load_profile("micro"))]
+    micro, *others = profiles = [load_profile("micro"), *variants(load_profile("micro"))]
     assert len({profile.results_dir for profile in profiles}) == len(profiles)
-    assert len({profile.bases_dir for profile in profiles}) == 1
+    assert [other.name for other in others if other.bases_dir != micro.bases_dir] == ["micro-redrawn"]
+
+
+def test_the_redrawn_base_differs_from_the_first_in_its_draw_alone() -> None:
+    first, = (base for base in load_profile("micro").bases if base.name == "Micro-M")
+    again, = load_profile("micro-redrawn").bases
+    assert again.draw not in {base.draw for base in load_profile("micro").bases}
+    assert again == changed(first, draw=again.draw)
 
 
 def test_profiles_of_part_iii_are_no_conditions_of_others_and_have_no_chapters() -> None:
