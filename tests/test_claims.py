@@ -1,6 +1,7 @@
 import importlib.util
 import itertools
 import json
+from collections import Counter
 
 import polars as pl
 import pytest
@@ -20,6 +21,7 @@ from sftrepro.site import check_prose
 from sftrepro.stats import simulated
 
 MICRO = load_profile("micro")
+NUMBERS = "no one two three four five six seven eight nine ten".split()
 STEPS = (0, 20, 80, 160, 320)
 FLAT = [0.4] * 5
 
@@ -370,6 +372,11 @@ def test_the_readme_and_the_file_of_a_release_say_what_the_committed_results_giv
     words = {id: claim["verdict"] for id, claim in told["claims"].items()}
     assert list(words) == list(ledger().claims) and verdicts.difference(told, told).count("\n") == 1
     assert set(words.values()) <= {*WORDS, claims.UNTESTABLE, WAITING, "open"}
+    count = Counter(words.values())
+    held, not_held, refuted, open_ = (NUMBERS[count[word]] for word in (
+        "reproduced", "not reproduced", "contradicted", claims.UNTESTABLE))
+    assert (f"{held.capitalize()} claims are reproduced, {not_held} are not, {refuted} is contradicted, "
+            f"and {open_} cannot be tested.") in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     monkeypatch.setattr(readme, "current_verdicts", lambda profile, tokens: words)
     assert (ROOT / "README.md").read_text() == readme.current(), (
         "write it anew: .venv/bin/python tools/readme.py"
