@@ -182,21 +182,22 @@ def end_of(results: pl.DataFrame, end: str, opponent: str) -> tuple[str, int]:
 
 # %% ../nbs/13a_claims.ipynb #5c1e07a2
 def needed_ends(test: Excursion | Contrasts, results: pl.DataFrame) -> set[tuple[str, int]]:
-    "The checkpoints without which a test has nothing to compare."
+    "The checkpoints that a test needs: its ends, and the bases that its limits are about."
     if test.kind != "contrast":
         return {(test.run, 0), (test.run, results.filter(series=test.run)["step"].max())}
     ends = {end for above, below in test.contrasts
             for end in (end_of(results, above, below), end_of(results, below, above))}
-    return ends | {(run, 0) for run, _ in ends if test.gains}
+    limited = (test.base_at_least, test.base_at_most) != (0, 100)
+    return ends | {(run, 0) for run, _ in ends if test.gains or limited}
 
 def unmeasured(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) -> str:  # empty where it was
     "Which checkpoint a benchmark lacks: it was not measured, or no response of it counts."
     own = results.filter(benchmark=benchmark)
     if own.is_empty():
         return f"{benchmark} is not measured"
-    there = as_asked(test, own).select("series", "step").unique()
+    there = as_asked(test, own).drop_nulls(column_of(test)).select("series", "step").unique()
     run, step = min(needed_ends(test, results) - set(there.iter_rows()), default=("", 0))
-    return f"{benchmark} is left out: no response of {run} at step {step} counts" if run else ""
+    return f"{benchmark} is left out: {run} has nothing that counts at step {step}" if run else ""
 
 # %% ../nbs/13a_claims.ipynb #d8ef36e5
 EDGE = 2  # percentage points; both ends nearer than this to 0 or to 100 say nothing
@@ -235,13 +236,12 @@ def no_room(test: Excursion | Contrasts, results: pl.DataFrame, benchmark: str) 
     "Why a benchmark does not count; empty where it does."
     if test.value in ("tokens", "nats", "points"):
         return ""
-    own = results.filter(benchmark=benchmark)
+    own = results.filter(benchmark=benchmark).drop_nulls(column_of(test))
     means = {(series, step): 100 * mean for series, step, mean in own.group_by("series", "step").agg(
         pl.col(column_of(test)).mean()).iter_rows()}
-    bases = [mean for (series, step), mean in means.items() if step == 0 and series in test.runs]
-    for base, limit, has_room in ((min(bases), f"below {test.base_at_least:g}%", min(bases) >= test.base_at_least),
-                                  (max(bases), f"above {test.base_at_most:g}%", max(bases) <= test.base_at_most)):
-        if not has_room:
+    for base in sorted(mean for (series, step), mean in means.items() if step == 0 and series in test.runs):
+        if not test.base_at_least <= base <= test.base_at_most:
+            limit = f"below {test.base_at_least:g}%" if base < test.base_at_least else f"above {test.base_at_most:g}%"
             return f"{benchmark} is left out: its base at {base:.1f}% is {limit} and leaves no room"
     reasons = (cramped(means[start], means[end], margin) for start, end, margin in ends_with_room(test, own))
     reason = next(filter(None, reasons), "")

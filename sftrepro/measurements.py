@@ -171,12 +171,11 @@ def responses(profile: Profile,
 # %% ../nbs/11a_measurements.ipynb #1bc70adb
 def conditional_share(results: pl.DataFrame,
                       part: str, whole: str,  # numerator and denominator: `right_finished` and `finished`
-                      ) -> pl.DataFrame:      # the same rows, without checkpoints that have nothing in the denominator
+                      ) -> pl.DataFrame:      # the same rows; null where a checkpoint has nothing in the denominator
     "Scores whose mean is the share of the part among the whole."
     group = ("benchmark", "series", "step")
-    there = results.filter(pl.col(whole).sum().over(group) > 0)
     size, share = pl.col(whole).mean().over(group), pl.col(part).mean().over(group) / pl.col(whole).mean().over(group)
-    return there.with_columns(score=share + (pl.col(part) - share * pl.col(whole)) / size)
+    return results.with_columns(score=(share + (pl.col(part) - share * pl.col(whole)) / size).fill_nan(None))
 
 # %% ../nbs/11a_measurements.ipynb #53fd8e8a
 def parts(results: pl.DataFrame) -> pl.DataFrame:  # the columns of `ESTIMATES`, and `part`

@@ -201,7 +201,7 @@ def estimates(results: pl.DataFrame,   # item results with `series`
               value: str = "score",    # score, truncated and other shares (in percent), tokens, nats or points
               level: float = 0.95) -> pl.DataFrame:  # the columns of `ESTIMATES`
     "The value of each benchmark, run and step with its interval."
-    rows = results.select("benchmark", "series", "seed", "step", "item_id", value)
+    rows = results.select("benchmark", "series", "seed", "step", "item_id", value).drop_nulls(value)
     tables = [estimates_of(part, value, level) for part in rows.partition_by("benchmark", "series")]
     return pl.concat([pl.DataFrame(schema=ESTIMATES), *tables])
 
@@ -272,7 +272,7 @@ def excursion(results: pl.DataFrame, benchmarks: Sequence[str], series: str,
               down: bool = True,     # a dip; False for a surge
               **levels: float) -> pl.DataFrame:
     "The way `out` from the base and `back` to the last step, for every checkpoint; an excursion is positive."
-    pairs = []
+    pairs, results = [], results.drop_nulls(value)
     for benchmark in benchmarks:
         steps = results.filter(benchmark=benchmark, series=series)["step"].unique().sort().to_list()
         for name, end, middle in (("out", steps[0], steps[1:]), ("back", steps[-1], steps[1:-1])):

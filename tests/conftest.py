@@ -20,7 +20,7 @@ settings.register_profile("release", deadline=None, max_examples=100)
 settings.load_profile("change")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=32 heads=2 kv_heads=1 mlp=64"
+NANO = "Qwen/Qwen3-4B-Base -> Nano: qwen3 layers=2 hidden=32 heads=1 kv_heads=1 mlp=64"
 TOY = [("# A toy chapter", ()), ('profile = "tiny"\nruns = ["R25"]\nrows = 3', ("parameters",)),
        ("from sftrepro.profiles import load_profile\nfrom sftrepro.runs import run_specs\n"
         "from sftrepro.item_results import read_results", ()),

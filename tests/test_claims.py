@@ -13,7 +13,8 @@ from sftrepro.analogs import BENCHMARKS
 from sftrepro.cards import WAITING, current_verdicts, decisive, scoreboard
 from sftrepro.claims import WORDS, comparison_outcome, judge, ledger, over_benchmarks, over_tests
 from sftrepro.contents import experiments
-from sftrepro.measurements import counterparts
+from sftrepro.dips import run_dips
+from sftrepro.measurements import conditional_share, counterparts
 from sftrepro.paper import model_name, on_our_axis, published_scores
 from sftrepro.profiles import ROOT, RequestError, load_profile
 from sftrepro.runs import paper_runs, run_specs
@@ -137,7 +138,25 @@ def test_room_for_attacks_is_that_of_the_share_that_is_compared():
 
 def test_a_checkpoint_without_a_response_that_counts_is_no_zero():
     found = forbidden([0.1] * 5, [1, 1, 1, 1, 0])
-    assert "safety: forbidden is left out: no response of R25 at step 320 counts" in judge("C12", found, MICRO).reasons
+    reason = "safety: forbidden is left out: R25 has nothing that counts at step 320"
+    assert reason in judge("C12", found, MICRO).reasons
+
+
+def test_a_base_of_which_nothing_counts_leaves_out_its_benchmark():
+    found = forbidden([0.1] * 5, [0, 1, 1, 1, 1])
+    assert "safety: forbidden is left out: R25 has nothing that counts at step 0" in judge("C12", found, MICRO).reasons
+    runs = pl.concat([results(scores(), series=series) for series in ("R25", "R33")])
+    never = runs.with_columns(right=pl.col("score"), ends=(pl.col("step") > 0).cast(pl.Float64))
+    for id in ("C2", "C8"):
+        reasons = judge(id, conditional_share(never, "right", "ends"), MICRO).reasons
+        assert "has nothing that counts at step 0" in reasons[0]
+
+
+def test_a_last_checkpoint_of_which_nothing_counts_moves_no_end():
+    found = results(scores([0.6, 0.2, 0.4, 0.6, 0.6])).with_columns(
+        right=pl.col("score"), ends=(pl.col("step") < 320).cast(pl.Float64))
+    outcomes = run_dips(conditional_share(found, "right", "ends").filter(benchmark="arithmetic"))
+    assert outcomes["outcome"].to_list() == ["no room"]
 
 
 def test_a_verdict_on_fewer_benchmarks_names_those_that_are_missing():

@@ -11,7 +11,7 @@ import pytest
 
 from sftrepro.claims import Verdict, judge, ledger, sight
 from sftrepro.contents import chapter_files, notebook_cells
-from sftrepro.controls import failure
+from sftrepro.controls import control_rows, failure
 from sftrepro.item_results import read_gallery, read_tokens, scan_responses, verified_results
 from sftrepro.measurements import measured
 from sftrepro.paper import PUBLISHED_SCORES
@@ -37,6 +37,24 @@ def redrawn(id: str) -> Verdict:
     "The verdict on a claim with another pretraining of the base."
     place = load_profile(REDRAWN)
     return judge(id, measured(place, ["R25", "R33"], []), place, seen=sight(id, place))
+
+
+@cache
+def half_widths() -> dict[str, float]:
+    "Half the interval of the null control on each benchmark, the mean over all bases."
+    rows = pl.concat([control_rows(MICRO, "null", base.name) for base in MICRO.bases])
+    means = rows.group_by("benchmark").agg(((pl.col("high") - pl.col("low")) / 2).mean())
+    return dict(means.iter_rows())
+
+
+@cache
+def smaller_gains() -> dict[str, tuple[float, float]]:
+    "By how much R25 gains less from the redrawn base, and the lower end of the interval."
+    draws = {"first": MICRO, "again": load_profile(REDRAWN)}
+    rows = pl.concat([measured(place, ["R25"], []).with_columns(series=pl.lit(name)) for name, place in draws.items()])
+    pairs = [Pair(benchmark=name, name="", above=("first", 320), below=("again", 320), gains=True)
+             for name in ("arithmetic", "program", "order", "knowledge")]
+    return {row["benchmark"]: (row["estimate"], row["low"]) for row in contrasts(rows, pairs).to_dicts()}
 
 
 def responses_in(profile: Profile, ids: list[str]) -> pl.DataFrame:
@@ -225,35 +243,52 @@ FINDINGS: list[tuple[str, str, Callable[[], bool]]] = [
         lambda: max(map(abs, moves("R02", f"{REASONING} instruction how_to statement myth"))) <= 4.5,
     ),
     (
+        "13_controls",
+        "a loss must reach 5 to 12 points to be shown, depending on the benchmark",
+        lambda: near((max(half_widths().values()), 12)) and min(half_widths().values()) < 5,
+    ),
+    (
+        "20_base_models",
+        "from the same first weights and on other documents",
+        lambda: (
+            (again := load_profile(REDRAWN)).world_seed == MICRO.world_seed and again.bases[0].draw == 3
+        ),
+    ),
+    (
         "20_base_models",
         "its free answers lie within 7 points of the first draw's on every benchmark",
         lambda: max(abs(at("Micro-M", name) - at("Micro-M", name, profile=REDRAWN)) for name in MICRO.benchmarks) <= 7,
     ),
     (
         "22_dip_and_recovery",
-        "the base begins arithmetic at 29%, falls to 14% at step 40, and ends at 35%; fall and recovery are beyond "
-        "their intervals again, and again there is no fall out of domain",
+        "It begins arithmetic at 29%, falls to 14% at step 40, and ends at 35%; fall and recovery are beyond "
+        "their intervals again, and again no fall is shown out of domain",
         lambda: (
             near(*((at("R25", "arithmetic", step, profile=REDRAWN), score) for step, score in ((40, 14), (320, 35))),
                  (at("Micro-M", "arithmetic", profile=REDRAWN), 29))
-            and redrawn("C2").tests == {"out of domain": "absent", "in domain": "shown"}
+            and redrawn("C2").tests["in domain"] == "shown"
+            and redrawn("C2").comparisons.filter(
+                pl.col("comparison").str.starts_with("fall"), test="out of domain")["low"].max() < 0
         ),
     ),
     (
         "22_dip_and_recovery",
-        "How far a run climbs depends on the base that was drawn; that it falls first does not",
-        lambda: (
-            verdict("C2").tests["in domain"] == redrawn("C2").tests["in domain"] == "shown"
-            and at("R25", "order") - at("R25", "order", profile=REDRAWN) > 20
-        ),
-    ),
-    (
-        "22_dip_and_recovery",
-        "its gain in arithmetic is 6 points instead of 19, and order questions end at 70% instead of 94%",
+        "Programs and facts end where they did, at 66% and 98%. Order questions end at 70% instead of 94%",
         lambda: near(
-            (at("R25", "arithmetic", profile=REDRAWN) - at("Micro-M", "arithmetic", profile=REDRAWN), 6),
-            (at("R25", "arithmetic") - at("Micro-M", "arithmetic"), 19),
-            (at("R25", "order", profile=REDRAWN), 70), (at("R25", "order"), 94),
+            (at("R25", "program", profile=REDRAWN), 66), (at("R25", "knowledge", profile=REDRAWN), 98),
+            (at("R25", "program"), 67), (at("R25", "knowledge"), 99), (at("R25", "order", profile=REDRAWN), 70),
+            (at("R25", "order"), 94),
+        ),
+    ),
+    (
+        "22_dip_and_recovery",
+        "a gain that is 17 points smaller, beyond its interval; the gain in arithmetic is 6 points instead of 19, a "
+        "difference that may be chance. How far a run climbs can depend on the documents",
+        lambda: (
+            near((smaller_gains()["order"][0], 17)) and smaller_gains()["order"][1] > 0
+            and near((smaller_gains()["arithmetic"][0], 13)) and smaller_gains()["arithmetic"][1] < 0
+            and near((at("R25", "arithmetic", profile=REDRAWN) - at("Micro-M", "arithmetic", profile=REDRAWN), 6),
+                     (at("R25", "arithmetic") - at("Micro-M", "arithmetic"), 19))
         ),
     ),
     (

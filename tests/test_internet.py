@@ -85,11 +85,10 @@ def test_no_prompt_of_another_split_stands_in_a_pretraining_document(of: Callabl
     assert contaminated(list(map(document_text, sample)), prompts) == []
 
 
-@pytest.mark.release
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [3, *(pytest.param(other, marks=pytest.mark.release) for other in (1, 2))])
 def test_nor_in_the_documents_of_another_draw(seed: int) -> None:
     assert (
-        contaminated([document_text(found) for found in islice(internet(MICRO, seed), 30_000)], evaluation_prompts())
+        contaminated([document_text(found) for found in islice(internet(MICRO, seed), 15_000)], evaluation_prompts())
         == []
     )
 

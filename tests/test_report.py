@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 from sftrepro import cards, chapters, contents, item_results, paper, report, store
 from sftrepro import robustness as module
 from sftrepro.claims import Sight, judge, ledger
+from sftrepro.measurements import measured
 from sftrepro.paper import comparable, published_for, published_here, run_of
 from sftrepro.profiles import load_profile
 from sftrepro.report import cases, dips, end_points, labels, turned, versus
@@ -293,3 +294,10 @@ def test_more_is_better_unless_it_harms():
     assert report.better("score", ["order", "forbidden"]) == {"order": "higher", "forbidden": "lower"}
     assert set(report.better("tokens", ["order"]).values()) == {""}
     assert report.better("truncated", ["order"]) == {"order": "lower"}
+
+
+def test_a_variant_with_controls_of_its_own_is_judged_by_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(module, "sight", lambda id, profile: asked.append(profile.name) or Sight())
+    robustness_table("C8", measured(MICRO, ["R25", "R33"], []), MICRO)
+    assert set(asked) == {"micro", "micro-redrawn"}
