@@ -110,6 +110,7 @@ class Repository:
             bases_dir="runs/tiny/bases",
             results_dir="runs/tiny/results",
         )
+        exported_mark(folder).parent.mkdir(exist_ok=True)  # Python may have been told to write no caches
         exported_mark(folder).write_text(sources_digest(folder))  # its notebooks export nothing
         return self
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 from snakemake.target_jobs import parse_target_jobs_cli_args
 
-from sftrepro import cli, processes, rebuild, store, workflow
+from sftrepro import cli, execution, processes, rebuild, store, workflow
 from sftrepro.costs import usual_hardware
 from sftrepro.profiles import ROOT, RequestError, load_profile, settings
 
@@ -177,15 +177,25 @@ def test_the_book_is_built_once_in_a_read_only_checkout_too_and_what_fails_fails
     assert printed(plain) == [["True a b\n"]]                       # it begins with the library imported
     assert "tiny: all is fresh" in published.run("book", *ONE)[1]
 
+    good, failed = plain.read_bytes(), published.build / "failed/tiny/21_plain.ipynb"
+    published.edit("nbs/21_plain.ipynb", "boxed(r", "1 / 0; boxed(r")
+    with locked(published) as before:  # a kernel of its own, which in a book is copied from our process
+        code, _, errors = published.run("run", "21", *ONE, before=before)
+    line = errors.strip().splitlines()[-1]
+    assert code == 1 and "nbs/21_plain.ipynb raised ZeroDivisionError: division by zero. Read it: " in line
+    assert failed.exists() and "failed/tiny/21_plain.ipynb" in line and plain.read_bytes() == good
+
     before = toy.stat().st_mtime_ns
+    published.edit("nbs/21_plain.ipynb", "1 / 0; ", "1 / 1; ")
     published.edit("nbs/21_plain.ipynb", "# Another", "# Some other")
     published.edit("nbs/20_toy.ipynb", "read_results(chosen, ids)", "import os; os.abort(); read_results(chosen, ids)")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith("chapter/20_toy failed: DeadKernelError: Kernel died")
     assert toy.stat().st_mtime_ns == before and "Some other" in plain.read_text(encoding="utf-8")
+    assert not failed.exists()
 
     published.edit("nbs/20_toy.ipynb", "os.abort(); ", "")
-    published.edit("nbs/21_plain.ipynb", "boxed(r", "1 / 0; boxed(r")
+    published.edit("nbs/21_plain.ipynb", "boxed(r", "0; boxed(r")
     published.edit("sftrepro/answers.py", "import unicodedata", "import unicodely")
     line = refused(published, "book", *ONE, code=1)
     assert line.startswith(
@@ -193,18 +203,6 @@ def test_the_book_is_built_once_in_a_read_only_checkout_too_and_what_fails_fails
     )
     assert toy.stat().st_mtime_ns > before
     assert "Another" in (published.build / "site/tiny/nbs/21_plain.html").read_text()  # the last book stays
-
-    published.edit("sftrepro/answers.py", "import unicodely", "import unicodedata")
-    good, failed = plain.read_bytes(), published.build / "failed/tiny/21_plain.ipynb"
-    code, _, errors = published.run("run", "21", *ONE)
-    line = errors.strip().splitlines()[-1]
-    assert code == 1 and "nbs/21_plain.ipynb raised ZeroDivisionError: division by zero. Read it: " in line
-    assert failed.exists() and "failed/tiny/21_plain.ipynb" in line and plain.read_bytes() == good
-
-    published.edit("nbs/21_plain.ipynb", "1 / 0; ", "1 / 1; ")
-    with locked(published) as before:  # a kernel of its own, which in a book is copied from our process
-        assert published.run("run", "21", *ONE, before=before)[0] == 0
-    assert not failed.exists()
 
 
 def test_stale_results_are_said_in_one_line_and_not_remade(published: Repository) -> None:
@@ -259,9 +257,17 @@ def test_what_keeps_snakemake_from_starting_is_said_in_its_own_words(
     assert line.endswith(f"Its log: {log.resolve()}") and said in log.read_text(encoding="utf-8")
 
 
-def test_a_chapter_run_with_another_parameter_leaves_the_book_alone(published: Repository) -> None:
+def test_a_chapter_run_with_another_parameter_leaves_the_book_alone_and_what_was_edited_is_exported_first(
+        published: Repository) -> None:
+    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
+    published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
+    out = published.run("status", *ONE)[1]
+    assert "stale  sftrepro/world.py: its notebook changed and is not exported. Export it: nbdev-export" in out
+
     code, out, errors = published.run("run", "toy", "-p", "rows", "1", *ONE)
     assert code == 0, errors
+    assert "exported world.py" in out.replace("_modidx.py, ", "")
+    assert "edited_by_hand" not in (published.folder / "sftrepro/world.py").read_text()
     page = Path(out.strip().splitlines()[-1].removeprefix("Open "))
     assert page.is_file() and "A toy chapter" in page.read_text(encoding="utf-8")
     executed = json.loads(next((published.build / "runs").rglob("20_toy.ipynb")).read_text())
@@ -274,15 +280,6 @@ def test_debug_shows_the_traceback_and_the_line(published: Repository) -> None:
     assert (
         code == 2 and "Traceback" in errors and errors.strip().splitlines()[-1].startswith("chapter '99' is not in nbs")
     )
-
-
-def test_an_edited_notebook_is_exported_before_the_book_is_made(published: Repository) -> None:
-    shutil.copy(ROOT / "nbs/03_world.ipynb", published.folder / "nbs/03_world.ipynb")
-    published.edit("sftrepro/world.py", "\ndef ", "\ndef edited_by_hand(): pass\ndef ")
-    out = published.run("status", *ONE)[1]
-    assert "stale  sftrepro/world.py: its notebook changed and is not exported. Export it: nbdev-export" in out
-    assert "exported world.py" in published.run("run", "21", *ONE)[1].replace("_modidx.py, ", "")
-    assert "edited_by_hand" not in (published.folder / "sftrepro/world.py").read_text()
 
 
 # Only what is asked for
@@ -333,16 +330,6 @@ def test_a_rebuild_of_one_run_or_chapter_plans_what_that_needs_and_no_more(repos
     assert planned_for(repository, "R25") == of_run + traced
     assert planned_for(repository, "toy") == [*of_run, "chapter/20_toy"]
     assert planned_for(repository, "21", "R25") == [*of_run, *traced, "chapter/21_plain"]
-
-
-@pytest.mark.minutes
-def test_a_rebuild_of_one_chapter_leaves_the_other_and_the_book_alone(complete: Repository) -> None:
-    code, out, errors = complete.run("rebuild", "--only", "toy", *ONE)
-    assert code == 0, errors
-    assert "tiny: 1 of 8 jobs to run" in out
-    assert Path(out.splitlines()[-1].removeprefix("Open ")).is_file()
-    assert [path.name for path in (complete.build / "executed/tiny").glob("*.ipynb")] == ["20_toy.ipynb"]
-    assert not (complete.build / "site").exists()
 
 
 def test_status_counts_and_shows_only_what_is_stale_and_speaks_to_programs(published: Repository) -> None:
@@ -700,11 +687,11 @@ def test_two_jobs_never_write_the_same_run(published: Repository) -> None:
         assert published.files() == before
 
 
-def test_a_hub_that_cannot_be_reached_is_one_line_and_leaves_no_base(published: Repository) -> None:
-    said = json.loads(refused(published, "job", "fetch/Qwen3-1.7B", "--profile", "paper"))
-    assert said["code"] == 2 and ("not in the hub's cache, and the hub cannot be reached. Download it where there is a "
-                                  "network: .venv/bin/hf download") in said["line"]
-    assert not (published.store / "paper/bases/qwen3-1.7b").exists()
+def test_a_hub_that_cannot_be_reached_is_one_line_and_leaves_no_base(own_store: Path) -> None:
+    with pytest.raises(RequestError, match="not in the hub's cache, and the hub cannot be reached. Download it where "
+                                           "there is a network: .venv/bin/hf download"):
+        execution.do("fetch/Qwen3-1.7B", workflow.load_flow(load_profile("paper")))
+    assert not (own_store / "paper/bases/qwen3-1.7b").exists()
 
 
 # Help and the rest

@@ -68,22 +68,15 @@ def awkward(tmp_path: Path) -> Awkward:
     return repository
 
 
-def test_a_book_is_built_in_a_folder_with_every_awkward_character(awkward: Awkward) -> None:
-    "Seconds, because every tool on the way has to take the folder: Snakemake, papermill, the kernels, Sphinx."
-    awkward.publish()
-    code, out, errors = awkward.run("book", *ONE)
+@pytest.mark.release
+def test_everything_is_made_in_a_folder_with_every_awkward_character(awkward: Awkward) -> None:
+    "Minutes, because every tool on the way has to take the folder: Snakemake, papermill, the kernels, Sphinx."
+    code, out, errors = awkward.run("rebuild", *ONE)
     assert code == 0, errors
     page = awkward.build / "site/tiny/nbs/21_plain.html"
     assert "Naïve → plain" in page.read_text(encoding="utf-8")
     assert (awkward.build / "ü").read_text(encoding="utf-8") == "→"
     assert out.splitlines()[-1] == f"Open {awkward.build / 'site/tiny/index.html'}"
-    assert "tiny: all is fresh" in awkward.run("book", *ONE)[1]
-
-
-@pytest.mark.release
-def test_everything_is_made_in_a_folder_with_every_awkward_character(awkward: Awkward) -> None:
-    code, _, errors = awkward.run("rebuild", *ONE)
-    assert code == 0, errors
     made = {path.stem.split("_")[0] for path in (awkward.store / "tiny/results").glob("*.parquet")}
     assert made == {"Nano", "Nano+think"}
     assert "tiny: all is fresh" in awkward.run("rebuild", *ONE)[1]

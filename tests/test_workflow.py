@@ -371,7 +371,7 @@ def results(repository: Repository) -> pl.DataFrame:
 
 
 @pytest.mark.minutes
-@pytest.mark.parametrize(("kills", "what"), [(1, ("--only", "R25")), pytest.param(4, (), marks=pytest.mark.release)])
+@pytest.mark.parametrize(("kills", "what"), [(1, ("--only", "toy")), pytest.param(4, (), marks=pytest.mark.release)])
 def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(
     finished: Repository, tmp_path: Path, kills: int, what: tuple[str, ...]
 ) -> None:
@@ -390,5 +390,7 @@ def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(
     assert code == 0, errors
     assert results(killed).equals(results(finished)) and results(killed).height > 30
     assert (killed.build / "site/tiny/index.html").exists() == (what == ())
+    executed = {path.stem for path in (killed.build / "executed/tiny").glob("*.ipynb")}
+    assert executed == ({"20_toy"} if what else {"20_toy", "21_plain"})
     assert not [name for name in killed.files() if "partial" in name or "inputs.json" in name]
     assert "all is fresh" in killed.run("rebuild", *what, "--profile", "tiny")[1]
