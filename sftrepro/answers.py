@@ -226,9 +226,10 @@ def within(seconds: float,            # of processor time
     "The result of some work."
     end = time.thread_time() + seconds
     def ring(*_: object) -> None:
-        if (left := end - time.thread_time()) <= 0:
+        left = end - time.thread_time()
+        signal.setitimer(signal.ITIMER_PROF, left if left > 0 else 1)
+        if left <= 0:
             raise OutOfTime
-        signal.setitimer(signal.ITIMER_PROF, left)
     before = signal.signal(signal.SIGPROF, ring)
     try:
         try:
@@ -239,6 +240,7 @@ def within(seconds: float,            # of processor time
     except OutOfTime:
         return False
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before or signal.SIG_DFL)
 
 # %% ../nbs/04a_answers.ipynb #8b889d4d

@@ -186,7 +186,8 @@ def modules_of(job: Job, flow: Flow) -> set[str]:
     if job.kind != "chapter":
         return {f"sftrepro.{entry.split('.')[0]}" for entry in entry_points(job.method, flow.profile)}
     imports = read_chapter(chapter_files()[job.key]).imports.values()
-    return {"ipykernel.kernelapp", "papermill", *(f"sftrepro.{target.split('.')[0]}" for target in imports)}
+    return {"ipykernel.kernelapp", "ipykernel.debugger", "papermill",
+            *(f"sftrepro.{target.split('.')[0]}" for target in imports)}
 
 def prepare(jobs: list[Job], flow: Flow) -> None:
     "Import what jobs need and look up their inputs, so that copies of this process need not."

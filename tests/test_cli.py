@@ -464,21 +464,17 @@ KILLED = (signal.SIGKILL, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
-@pytest.mark.parametrize(("how", "line"), [STOPPED, pytest.param(*KILLED, marks=pytest.mark.release)])
-def test_a_second_rebuild_is_refused_and_an_interrupted_one_leaves_no_process_behind(
-        repository: Repository, how: int, line: str) -> None:
+@pytest.mark.parametrize(("how", "line"), [STOPPED, KILLED])
+@pytest.mark.release  # a book's processes are those of a rebuild, but for the models
+def test_an_interrupted_rebuild_leaves_no_process_behind(repository: Repository, how: int, line: str) -> None:
     process = repository.start("rebuild", *ONE)
-    below = at_work(repository.build, process)
-    if how == signal.SIGINT:
-        assert refused(repository, "rebuild", *ONE) == (
-            f"another build of tiny is already running. "
-            f"Wait, or stop it: kill {process.pid}")
-    end(process, below, how, line)
+    end(process, at_work(repository.build, process), how, line)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
-@pytest.mark.parametrize(("how", "line"), [KILLED, pytest.param(*STOPPED, marks=pytest.mark.release)])
-def test_an_interrupted_book_leaves_no_kernel_behind(published: Repository, how: int, line: str) -> None:
+@pytest.mark.parametrize(("how", "line"), [STOPPED, KILLED])
+def test_a_second_book_is_refused_and_an_interrupted_one_leaves_no_kernel_behind(
+        published: Repository, how: int, line: str) -> None:
     begun = published.folder.resolve() / "begun"
     published.edit(
         "nbs/21_plain.ipynb",
@@ -486,7 +482,11 @@ def test_an_interrupted_book_leaves_no_kernel_behind(published: Repository, how:
         f"import pathlib, time; pathlib.Path('{begun}').touch(); time.sleep(600); boxed(r",
     )
     process = published.start("book", *ONE)
-    end(process, at_work(published.folder, process, begun.name), how, line)
+    below = at_work(published.folder, process, begun.name)
+    if how == signal.SIGINT:
+        assert refused(published, "rebuild", *ONE) == (
+            f"another build of tiny is already running. Wait, or stop it: kill {process.pid}")
+    end(process, below, how, line)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes end with their parent on Linux")
