@@ -74,14 +74,12 @@ def page_in_book(stem: str, profile: Profile) -> Path:  # the page to open
 
 def as_in_book(chapter: Chapter, profile: Profile) -> Path:  # the page to open
     "Run a chapter with the book's parameters; its page replaces the one in the book."
-    export_notebooks()
     do(f"chapter/{chapter.path.stem}", load_flow(profile))
     return page_in_book(chapter.path.stem, profile)
 
 # %% ../nbs/19_cli.ipynb #073910d0
 def experiment(chapter: Chapter, values: dict[str, object], profile: Profile) -> Path:  # the page to open
     "Run a chapter with other parameters in a folder of its own."
-    export_notebooks()
     stem, values = chapter.path.stem, values | ({"profile": profile.name} if "profile" in chapter.parameters else {})
     place = build_root() / "runs" / f"{stem}-{digest(values)[:8]}"
     differs = {name: value for name, value in values.items() if chapter.parameters[name] != value}
@@ -229,6 +227,7 @@ def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a 
     typed = [word for name, value in given.items() if name != "profile" for word in ("-p", name, value)]
     command = shlex.join(["sftrepro", "run", chapter, *typed, "--profile", chosen.name])
     ready(found._replace(parameters=found.parameters | values), chosen, command, make)
+    export_notebooks()
     print(f"Open {experiment(found, values, chosen) if given else as_in_book(found, chosen)}")
 
 # %% ../nbs/19_cli.ipynb #611c0302

@@ -223,7 +223,7 @@ def test_what_python_drops_while_it_clears_up_is_raised_again() -> None:
 def test_a_limit_counts_no_other_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(burn, 0.9)
-        assert within(0.6, lambda: burn(0.3))
+        assert within(0.4, lambda: burn(0.3))
         assert other.result()
 
 

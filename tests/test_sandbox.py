@@ -222,7 +222,7 @@ def busy_machine() -> Iterator[None]:
 
 
 def test_a_right_program_on_a_busy_machine_passes_by_its_processor_time(busy_machine: None) -> None:
-    slow = "import time\nwhile time.process_time() < 0.85: pass\n"
+    slow = "import time\nwhile time.process_time() < 0.5: pass\n"
     begun = time.monotonic()
     outcome = run_program(slow + "print('done')", limits=Limits(seconds=1))
     assert (outcome.status, outcome.stdout) == ("ok", "done\n")

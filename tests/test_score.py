@@ -52,7 +52,7 @@ BOXES = [  # response, expected contents of the answer's box
 
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    "Programs and comparisons that go on for ever are given two seconds; that they have more is seen in other tests."
+    "Here programs and comparisons are given two seconds, not six and five: some go on for ever."
     start = sandbox.start_program
     monkeypatch.setattr(sandbox, "start_program", lambda source, limits, **job: start(
         source, limits.model_copy(update={"seconds": 2}), **job))

@@ -185,7 +185,7 @@ def test_a_chart_of_every_figure_answers_the_pointer(opened: Visit) -> None:
         ).first.bounding_box()  # long names may reach beyond the middle of the chart
         opened.page.mouse.move(0, 0)
         tooltip = opened.page.locator("#vg-tooltip-element.visible")
-        for nudge in range(20):  # a page that is still scrolling swallows what the pointer does
+        for nudge in range(100):  # a page that is still scrolling swallows what the pointer does
             opened.page.mouse.move(box["x"] + box["width"] / 2 + nudge, box["y"] + box["height"] / 2, steps=4)
             if tooltip.is_visible():
                 break

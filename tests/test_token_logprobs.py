@@ -510,10 +510,10 @@ def test_the_job_is_fresh_until_what_it_is_made_from_changes(made: Repository) -
     assert "setting traces changed from 20 to 7" in json.loads(made.python(WHY))
 
 
-def test_the_job_reads_the_base_and_the_last_checkpoint_with_the_same_traces(finished: Repository) -> None:
-    found = pl.read_parquet(published(finished))
+def test_the_job_reads_the_base_and_the_last_checkpoint_with_the_same_traces(made: Repository) -> None:
+    found = pl.read_parquet(published(made))
     assert found["item_id"].n_unique() == 20 and found["step"].n_unique() == 2 and found["step"].min() == 0
-    folder = next(finished.store.glob("tiny/Nano_*/tokens"))
+    folder = next(made.store.glob("tiny/Nano_*/tokens"))
     last = max(int(path.name[-6:]) for path in folder.parent.glob("step-*"))
     assert found["step"].max() == last
     assert {path.name for path in folder.iterdir()} == {
@@ -522,8 +522,8 @@ def test_the_job_reads_the_base_and_the_last_checkpoint_with_the_same_traces(fin
         "step-000000.parquet",
         f"step-{last:06d}.parquet",
     }
-    status = finished.run("status", "--profile", "tiny")[1]
-    assert f"fresh  results/tokens/{published(finished).stem}" in status
+    status = made.run("status", "--profile", "tiny")[1]
+    assert f"fresh  results/tokens/{published(made).stem}" in status
 
 
 def test_damaged_results_are_named(made: Repository) -> None:
@@ -562,3 +562,6 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_results(made: Repository) -
     time.sleep(0.01)
     made.python(DO)
     assert (folder / kept.name).stat().st_mtime_ns == before and path.read_bytes() == good
+    path.write_bytes(good[:-1] + b"x")
+    made.python(DO)
+    assert path.read_bytes() == good and json.loads(made.python(WHY)) == []

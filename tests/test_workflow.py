@@ -390,6 +390,7 @@ def test_a_rebuild_killed_at_random_moments_ends_with_the_same_results(
     assert code == 0, errors
     assert results(killed).equals(results(finished)) and results(killed).height > 30
     assert (killed.build / "site/tiny/index.html").exists() == (what == ())
+    assert Path(out.splitlines()[-1].removeprefix("Open ")).is_file()
     executed = {path.stem for path in (killed.build / "executed/tiny").glob("*.ipynb")}
     assert executed == ({"20_toy"} if what else {"20_toy", "21_plain"})
     assert not [name for name in killed.files() if "partial" in name or "inputs.json" in name]
