@@ -70,7 +70,7 @@ def awkward(tmp_path: Path) -> Awkward:
 
 @pytest.mark.release
 def test_everything_is_made_in_a_folder_with_every_awkward_character(awkward: Awkward) -> None:
-    "Minutes, because every tool on the way has to take the folder: Snakemake, papermill, the kernels, Sphinx."
+    "Every tool on the way has to take the folder: Snakemake, papermill, the kernels, Sphinx."
     code, out, errors = awkward.run("rebuild", *ONE)
     assert code == 0, errors
     page = awkward.build / "site/tiny/nbs/21_plain.html"
