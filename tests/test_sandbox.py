@@ -210,34 +210,34 @@ def test_a_program_that_wants_to_stay_is_gone_when_its_time_is_up(name: str) -> 
 
 @pytest.fixture
 def busy_machine() -> Iterator[None]:
-    "All that this test starts has one processor, and three others want it as well."
+    "All that this test starts has one processor, and two others want it as well."
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
-    hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    hog = [sys.executable, "-c", "while True: pass"]  # in sessions of their own, since Linux may share between those
+    hogs = [subprocess.Popen(hog, start_new_session=True) for _ in range(2)]
     yield
-    for hog in hogs:
-        hog.kill()
-        hog.wait()
+    for process in hogs:
+        process.kill()
+        process.wait()
     os.sched_setaffinity(0, before)
 
 
 def test_a_right_program_on_a_busy_machine_passes_by_its_processor_time(busy_machine: None) -> None:
-    slow = "import time\nwhile time.process_time() < 0.5: pass\n"
-    begun = time.monotonic()
+    slow = "import time\nbegun = time.monotonic()\nwhile time.monotonic() < begun + 1.2: pass\n"  # longer than it may
     outcome = run_program(slow + "print('done')", limits=Limits(seconds=1))
     assert (outcome.status, outcome.stdout) == ("ok", "done\n")
-    assert time.monotonic() - begun > 1  # by the wall clock it took longer than it may
 
 
-@pytest.mark.parametrize("source", ["while True: pass", "import time; time.sleep(60)", ATTACKS["takes_naps"]])
+@pytest.mark.parametrize("source", ["import time; time.sleep(60)", ATTACKS["takes_naps"]])
 def test_an_endless_program_on_a_busy_machine_is_still_wrong(source: str, busy_machine: None) -> None:
     assert run_program(source, limits=SHORT).status == "timeout"
 
 
 def test_an_endless_program_gets_its_processor_time_on_a_busy_machine(busy_machine: None) -> None:
-    "The wall clock would give it a quarter. The kernel counts in ticks, on a virtual machine some tenths off."
+    "The wall clock would give it a third. The kernel counts in ticks, on a virtual machine some tenths off."
     tells = "import os, time\nwhile True: os.pwrite(1, b'%.4f' % time.process_time(), 0)"
-    assert float(run_program(tells, limits=SHORT).stdout) == pytest.approx(1, abs=0.4)
+    outcome = run_program(tells, limits=SHORT)
+    assert outcome.status == "timeout" and float(outcome.stdout) == pytest.approx(1, abs=0.4)
 
 
 STARVED = Limits(seconds=60)  # more than a program can use up within the patience of these tests
