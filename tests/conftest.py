@@ -151,6 +151,12 @@ class Repository:
         out, errors = process.communicate(timeout=600)
         return process.returncode, out, errors
 
+    def refusals(self, *commands: tuple[str, ...]) -> list[tuple[int, list[str]]]:
+        "Exit code and lines of error of some commands, each in a copy of one process, since most of it is imports."
+        told = subprocess.run([sys.executable, "-c", COMMANDS, json.dumps(commands)], cwd=self.folder, check=True,
+                              env=self.environment(), text=True, capture_output=True).stdout
+        return [(code, errors.strip().splitlines()) for code, errors in map(json.loads, told.splitlines())]
+
     def copied(self, place: Path) -> "Repository":
         "The same, elsewhere, with what its store and its build folder hold."
         place.mkdir()
@@ -168,6 +174,24 @@ class Repository:
         found = [path.relative_to(folder.parent) for folder in (self.store, self.build) for path in folder.rglob("*")]
         return {str(path) for path in found if path.parts[1:2] not in (("logs",), ("locks",))}
 
+
+COMMANDS = """
+import json, os, sys, tempfile
+from sftrepro import cli, item_results, rebuild  # what commands import where they need it
+for words in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile() as errors:
+        if not (copy := os.fork()):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(errors.fileno(), 2)
+            sys.argv = ["sftrepro", *words]
+            try:
+                cli.main()
+            except SystemExit as end:
+                os._exit(end.code)
+        code = os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+        errors.seek(0)
+        print(json.dumps([code, errors.read().decode()]), flush=True)
+"""
 
 PUBLISH = """
 import polars as pl
