@@ -213,7 +213,8 @@ def busy_machine() -> Iterator[None]:
     "All that this test starts has one processor, and two others want it as well."
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(before)})
-    hog = [sys.executable, "-c", "while True: pass"]  # in sessions of their own, since Linux may share between those
+    loop = f"import os\nwhile os.getppid() == {os.getpid()}: pass"  # no longer than this test, whatever ends it
+    hog = [sys.executable, "-c", loop]  # in sessions of their own, since Linux may share between those
     hogs = [subprocess.Popen(hog, start_new_session=True) for _ in range(2)]
     yield
     for process in hogs:
