@@ -30,7 +30,7 @@ from .execution import do
 from .export import export_notebooks, unexported
 from .processes import cores, exit_line, in_turns, own_gpus, run_in_turn, run_side_by_side, tie_to_parent
 from .profiles import ROOT, Profile, RequestError, digest, load_profile
-from .rebuild import DRY, LONGEST_REBUILD, cost_in_short, results_name, update
+from .rebuild import DRY, LONGEST_REBUILD, cost_in_short, results_name, slow_training, update
 from sftrepro.workflow import (
     PUBLISHING,
     Flow,
@@ -285,6 +285,8 @@ def show_plan(profile: ProfileOption = "micro", hardware: HardwareOption = None)
         rate = f"{on.training_utilisation:.0%} of {on.peak / 1e12:,.3g} TFLOP/s in training"
         print("", *summary(list(costs.values())), "", sep="\n")
         print(f"Counted for {on.name}: {rate} (data/costs/hardware.csv)")
+    if line := slow_training([flow.jobs[name] for name in planned], chosen, on):
+        print(line)
     print(f"{len(planned)} of {len(flow.jobs)} jobs would run: make rebuild PROFILE={profile}")
 
 # %% ../nbs/19_cli.ipynb #c7afa59c

@@ -6,7 +6,7 @@ __all__ = ['CHAPTERS', 'MODELS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'LONGEST_REBUI
            'without_accounting', 'cluster_environment', 'snakemake_command', 'percent', 'running_line', 'stop',
            'lines_of', 'time_left', 'watch', 'rebuild_failure', 'cluster_failures', 'scheduler_message', 'read_log',
            'silent_end', 'run_plan', 'stale_results', 'results_name', 'check_gpus', 'cost_in_short', 'cost_line',
-           'check_size', 'dry_run', 'update', 'run_or_describe']
+           'slow_training', 'check_size', 'dry_run', 'update', 'run_or_describe']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -40,6 +40,7 @@ from sftrepro.workflow import (
     Job,
     build_root,
     check_bases,
+    check_folders,
     in_words,
     load_flow,
     plan,
@@ -337,6 +338,16 @@ def cost_line(planned: list[Job], profile: Profile, on: Hardware) -> str:
     "The same, and where to read more."
     return f"{cost_in_short(planned, profile, on)}. Each job: sftrepro plan --profile {profile.name}"
 
+# %% ../nbs/18a_rebuild.ipynb #18a5b002
+def slow_training(planned: list[Job], profile: Profile, on: Hardware) -> str:  # empty where nothing is slow
+    "What training in bfloat16 means on a processor that has no instructions for it."
+    if on.gpu or profile.compute_precision == "float32" or not {"pretrain", "train"} & {job.kind for job in planned}:
+        return ""
+    from sftrepro.sft import fast_precision
+    return "" if fast_precision() == "bfloat16" else (
+        f"{profile.name} trains in bfloat16, for which this processor has no instructions: training takes 6 to 40 "
+        "times as long as predicted. Chapter 09 has the lines of a profile that trains in float32")
+
 # %% ../nbs/18a_rebuild.ipynb #4c0e8a12
 LONGEST_REBUILD = 24  # hours on this machine, unless more are allowed
 
@@ -385,6 +396,7 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None,
             require_results(flow, list(chapter_files()))
         flow = load_flow(profile) if export_notebooks() else flow
         planned = plan(flow, goal, only)
+        check_folders(planned, flow)
         total = len(with_needs(only, flow.jobs)) if only else len(flow.jobs)
         count = f"{len(planned)} of {total} jobs to run" if planned else "all is fresh"
         print(f"{name}: {count}", flush=True)
@@ -400,6 +412,8 @@ def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: li
     "Run a plan, or say what it would do."
     if any(job.kind not in ("chapter", "book") for job in planned):
         print(f"{profile.name}: {cost_line(planned, profile, on)}", flush=True)
+    if not on_cluster(more) and (line := slow_training(planned, profile, on)):
+        print(line, flush=True)
     if DRY & set(more):
         return dry_run(planned, profile, on, more)
     if not on_cluster(more):

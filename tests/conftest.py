@@ -187,7 +187,7 @@ for words in json.loads(sys.argv[1]):
             try:
                 cli.main()
             except SystemExit as end:
-                os._exit(end.code)
+                os._exit(end.code or 0)
         code = os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
         errors.seek(0)
         print(json.dumps([code, errors.read().decode()]), flush=True)

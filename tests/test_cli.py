@@ -20,7 +20,7 @@ from hypothesis import strategies as some
 from snakemake.target_jobs import parse_target_jobs_cli_args
 
 from sftrepro import cli, execution, processes, rebuild, store, workflow
-from sftrepro.costs import usual_hardware
+from sftrepro.costs import hardware, usual_hardware
 from sftrepro.profiles import ROOT, RequestError, load_profile, settings
 
 ONE = ("--profile", "tiny")
@@ -132,6 +132,45 @@ def test_a_damaged_committed_base_comes_back_from_git_and_is_not_made_again(publ
     for words in (("book", *ONE), ("rebuild", *ONE), ("results", "verify", *ONE)):
         assert refused(published, *words) == ("data/bases/nano/model.safetensors: sha256 differs from its manifest. "
                                               "Restore it: git checkout data/bases/nano")
+
+
+def test_a_profile_never_writes_over_what_the_one_that_it_is_like_has_made(published: Repository) -> None:
+    published.python("from sftrepro import store, workflow\nfrom sftrepro.profiles import load_profile\n"
+                     "flow = workflow.load_flow(load_profile('tiny'))\njob = flow.jobs['pretrain/Nano']\n"
+                     "store.seal(job.output, flow.inputs[job.name])")
+    own = {"bases_dir": "runs/other/bases", "results_dir": "runs/other/results"}
+    published.profile("tiny", "warm", like="tiny", temperature="1.0")
+    published.profile("tiny", "longer", like="tiny", pretraining_tokens="50000", results_dir=own["results_dir"])
+    published.profile("tiny", "apart", like="tiny", temperature="1.0", pretraining_tokens="50000", **own)
+    dry = [("rebuild", "--profile", name, "--", "--dry-run") for name in ("warm", "longer", "apart", "tiny")]
+    belongs = "{0} belongs to profile tiny, and {1} would write another one over it ({2}). Give that a folder of its " \
+              "own: settings.ini [{1}] {3} = runs/{1}/{4}"
+    assert published.refusals(*dry) == [
+        (2, [belongs.format("runs/tiny/results/Nano.parquet", "warm", "setting temperature changed from 0.6 to 1.0",
+                            "results_dir", "results")]),
+        (2, [belongs.format("runs/tiny/bases/nano", "longer",
+                            "setting pretraining_tokens changed from 40000 to 50000", "bases_dir", "bases")]),
+        (0, []), (0, [])]
+
+
+def test_a_processor_without_bfloat16_is_told_what_training_on_it_takes(
+        capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, own_store: Path) -> None:
+    def said(profile: str = "micro", kind: str = "train", on: str = "CPU core") -> str:
+        chosen = load_profile(profile)
+        planned = [job for job in workflow.jobs(chosen).values() if job.kind == kind]
+        with pytest.raises(RequestError, match="more than 0 h"):
+            rebuild.run_or_describe(planned, chosen, hardware(on), [], hours=0)
+        return capsys.readouterr().out
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    slow = "micro trains in bfloat16, for which this processor has no instructions: training takes 6 to 40 times"
+    assert slow in said() and slow in said(kind="pretrain")
+    assert "bfloat16" not in said("smoke") + said(kind="generate")
+    assert rebuild.slow_training(list(workflow.jobs(load_profile("paper")).values()), load_profile("paper"),
+                                 hardware("H200")) == ""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True})
+    assert "bfloat16" not in said()
 
 
 def printed(notebook: Path) -> list[list[str]]:

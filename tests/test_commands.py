@@ -11,9 +11,10 @@ from unittest.mock import patch
 import pytest
 import typer
 
-from sftrepro import cli
+from sftrepro import cli, profiles, store
 from sftrepro.profiles import ROOT, RequestError, load_profile
 from sftrepro.runs import own_runs
+from sftrepro.workflow import jobs
 
 FENCE = re.compile(r"(?ms)^```(\w*)[^\n]*\n(.*?)^```")
 OURS = ("sftrepro", "make", "nbdev-export")
@@ -111,19 +112,37 @@ COPIED = re.compile(r"[Cc]opy the row of (B\d{4}) in `data/beyond/runs\.csv` as 
 COPIES = {place: found for place, text in prose() if (found := COPIED.findall(text))}
 
 
+SECTIONS = {place: found for place, text in prose()
+            if (found := [block for language, block in FENCE.findall(text) if language == "ini"])}
+
+
 @pytest.fixture
-def with_copies(place: str) -> Iterator[None]:
-    "The runs of part III, with those that the place tells a reader to add."
+def with_additions(place: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    "The runs of part III and the settings, with those that the place tells a reader to add."
     added = {new: own_runs()[old].model_copy(update={"id": new}) for old, new in COPIES.get(place, [])}
     own_runs().update(added)
+    written = (ROOT / "settings.ini").read_text(encoding="utf-8") + "\n".join(SECTIONS.get(place, []))
+    monkeypatch.setattr(profiles, "settings", lambda *path: profiles.parsed_settings(written))
     yield
     for id in added:
         del own_runs()[id]
 
 
 @pytest.mark.parametrize(("place", "line"), COMMANDS, ids=[f"{place}: {line}" for place, line in COMMANDS])
-def test_a_printed_command_is_understood(place: str, line: str, with_copies: None) -> None:
+def test_a_printed_command_is_understood(place: str, line: str, with_additions: None) -> None:
     check(line)
+
+
+@pytest.mark.parametrize(("place", "block"), [(place, block) for place, found in SECTIONS.items() for block in found])
+def test_a_printed_profile_differs_as_it_says_and_has_folders_of_its_own(
+        place: str, block: str, with_additions: None) -> None:
+    mine = load_profile(block.splitlines()[0].strip("[]"))
+    other = load_profile(mine.like)
+    assert {field for field, value in mine if value != getattr(other, field)} == {
+        "name", *re.findall(r"(?m)^(\w+) = ", block)}
+    mines, others = ({job.output for job in jobs(profile).values()} | {store.results_file(profile, "any")}
+                     for profile in (mine, other))
+    assert not mines & others
 
 
 def test_commands_are_found_wherever_they_stand() -> None:
