@@ -219,11 +219,11 @@ def reading_minutes(notebook: Path) -> int:
 
 def opening(chapter: int | str, verdicts: Sequence[Verdict],  # on the claims of the chapter
             profile: Profile,
-            found: str = "", sure: str = "",  # HTML, for a chapter without a claim
+            result: str = "", sure: str = "",  # HTML, for a chapter without a claim
             ) -> str:
     "The box at the head of a chapter, as HTML."
     minutes = span([reading_minutes(chapter_file(chapter))], "minute")
-    lines = {"Finding": found or "".join(map(finding, verdicts)), "How sure": sure or basis(verdicts),
+    lines = {"Finding": result or "".join(map(finding, verdicts)), "How sure": sure or basis(verdicts),
              "Real models": reach(verdicts, profile), "To read": minutes}
     items = "".join(f"<dt>{heading}</dt><dd>{text}</dd>" for heading, text in lines.items())
     return f'<div class="sft-opening"><dl>{items}</dl></div>'

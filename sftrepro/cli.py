@@ -221,14 +221,14 @@ def run(chapter: Annotated[str, typer.Argument(help="Its number, its name, or a 
         make: Annotated[bool, typer.Option("--make", help="First make what the chapter reads and is missing.")] = False,
         ) -> None:
     "Run one chapter, with other parameters if you like, and render its page."
-    found, given = read_chapter(chapter_files()[find_chapter(chapter)]), from_here(split_parameters(p or []))
+    notebook, given = read_chapter(chapter_files()[find_chapter(chapter)]), from_here(split_parameters(p or []))
     chosen = load_profile(given.get("profile", profile))
-    values = checked_parameters(found, given, chosen)
+    values = checked_parameters(notebook, given, chosen)
     typed = [word for name, value in given.items() if name != "profile" for word in ("-p", name, value)]
     command = shlex.join(["sftrepro", "run", chapter, *typed, "--profile", chosen.name])
-    ready(found._replace(parameters=found.parameters | values), chosen, command, make)
+    ready(notebook._replace(parameters=notebook.parameters | values), chosen, command, make)
     export_notebooks()
-    print(f"Open {experiment(found, values, chosen) if given else as_in_book(found, chosen)}")
+    print(f"Open {experiment(notebook, values, chosen) if given else as_in_book(notebook, chosen)}")
 
 # %% ../nbs/19_cli.ipynb #611c0302
 def shown_job(job: Job) -> str:
@@ -250,8 +250,8 @@ def states(flow: Flow) -> list[dict[str, object]]:
 # %% ../nbs/19_cli.ipynb #19059bf5
 def counts(items: list[dict[str, object]]) -> dict[str, dict[str, int]]:
     "How many items of each kind are fresh and stale."
-    found = Counter((item["kind"], item["fresh"]) for item in items)
-    return {kind: {"fresh": found[kind, True], "stale": found[kind, False]} for kind, _ in found}
+    numbers = Counter((item["kind"], item["fresh"]) for item in items)
+    return {kind: {"fresh": numbers[kind, True], "stale": numbers[kind, False]} for kind, _ in numbers}
 
 def state_line(item: dict[str, object]) -> str:
     "An item as `status` prints it."

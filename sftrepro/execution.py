@@ -17,6 +17,7 @@ from .profiles import RequestError
 from .runs import checkpoint_steps, spec_of
 from .store import file_digest
 from sftrepro.workflow import (
+    MAKING_BASES,
     TEXT_CHANGED,
     Flow,
     Job,
@@ -38,7 +39,7 @@ def function_of(entry: str) -> Callable:  # `module.function`; its module is imp
 def checkpoints(job: Job, flow: Flow) -> dict[int, Path]:
     "The checkpoints that a generation job evaluates, by step."
     source = flow.jobs[job.needs[0]]
-    if source.kind in ("pretrain", "fetch"):
+    if source.kind in MAKING_BASES:
         return {0: source.output}
     return {step: source.output / f"step-{step:06d}" for step in checkpoint_steps(spec_of(source.spec))}
 

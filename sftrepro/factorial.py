@@ -102,24 +102,24 @@ def effects(results: pl.DataFrame, pairs: pl.DataFrame,
     return pl.concat([labels, numbers, ranges, pl.DataFrame(counts)], how="horizontal")
 
 # %% ../nbs/17b_factorial.ipynb #03e816a9
-def effect_picture(found: pl.DataFrame) -> Picture:  # from `effects`
+def effect_picture(means: pl.DataFrame) -> Picture:  # from `effects`
     "The effects as points with intervals."
     stay = pl.col("stay").str.replace(" and ", ", ")
     name = pl.format("{} x{} ({})", "changes", pl.col("times").cast(pl.Int64), stay)
-    return points(found.with_columns(benchmark="group", series=name), x="points")
+    return points(means.with_columns(benchmark="group", series=name), x="points")
 
-def of_both_signs(found: pl.DataFrame) -> str:  # empty if there is none
+def of_both_signs(means: pl.DataFrame) -> str:  # empty if there is none
     "A sentence on the averages over pairs of which some gain and others lose."
-    both = found.filter(pl.col("lowest") < 0, pl.col("highest") > 0)
-    return (f" In {len(both)} of the {len(found)} averages some pairs gain and others lose; the numbers give the "
+    both = means.filter(pl.col("lowest") < 0, pl.col("highest") > 0)
+    return (f" In {len(both)} of the {len(means)} averages some pairs gain and others lose; the numbers give the "
             "lowest and the highest.") if len(both) else ""
 
 def show_effects(results: pl.DataFrame, profile: Profile) -> None:
     "What each change costs or gains, with the named others fixed."
-    found = effects(results, matched_pairs(design(profile, runs_in(results))), reasoning_groups(results))
-    show(effect_picture(found), "Effect at the last step of changing one number while two (in brackets) stay, in "
+    means = effects(results, matched_pairs(design(profile, runs_in(results))), reasoning_groups(results))
+    show(effect_picture(means), "Effect at the last step of changing one number while two (in brackets) stay, in "
          "percentage points: mean over the pairs of runs that differ so, and over the reasoning benchmarks of a group; "
-         f"simultaneous 95% intervals.{of_both_signs(found)}", provenance(results), found, "effects")
+         f"simultaneous 95% intervals.{of_both_signs(means)}", provenance(results), means, "effects")
 
 def show_design(results: pl.DataFrame, profile: Profile) -> None:
     "The runs of a factorial, and which of their pairs answer which question."

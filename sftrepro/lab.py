@@ -329,11 +329,11 @@ def own_scores(model: Base | Run, data: Data, profile: Profile, about: dict) -> 
     "A model's responses to the questions of data, scored by the value in the box."
     asked = own_questions(model, data)
     answers = respond(model.checkpoint, data.name, profile, asked.drop("gold"))
-    found = [boxed(text) for text in answers["text"]]
-    score = [float(same_value(answer, gold)) for answer, gold in zip(found, asked["gold"], strict=True)]
+    boxes = [boxed(text) for text in answers["text"]]
+    score = [float(same_value(answer, gold)) for answer, gold in zip(boxes, asked["gold"], strict=True)]
     constants = about | {"profile": profile.name, "benchmark": data.name, "step": model.step}
     return answers.rename({"text": "response"}).with_columns(
-        parsed=pl.Series([answer is not None for answer in found]), answer=pl.Series(found, dtype=pl.String),
+        parsed=pl.Series([answer is not None for answer in boxes]), answer=pl.Series(boxes, dtype=pl.String),
         score=pl.Series(score), **{name: pl.lit(value) for name, value in constants.items()})
 
 # %% ../nbs/19b_lab.ipynb #c32baae4
@@ -388,10 +388,10 @@ class Figure(Shown):
 
 def told_apart(scores: Sequence[Scores]) -> list[Scores]:
     "The scores; where several have the same name, each but the first has its number behind it."
-    names = [each.name for each in scores]
+    names = [part.name for part in scores]
     counts = [names[:place].count(name) for place, name in enumerate(names)]
-    return [Scores(f"{each.name} ({count + 1})" if count else each.name, each.rows)
-            for each, count in zip(scores, counts, strict=True)]
+    return [Scores(f"{part.name} ({count + 1})" if count else part.name, part.rows)
+            for part, count in zip(scores, counts, strict=True)]
 
 @checked
 def plot(*given: Scores) -> Figure:  # raises RequestError
@@ -399,8 +399,8 @@ def plot(*given: Scores) -> Figure:  # raises RequestError
     if not given:
         raise RequestError("there are no scores to draw. Give some: lab.plot(lab.evaluate(lab.base(), \"order\"))")
     scores = told_apart(given)
-    rows = pl.concat(each.rows for each in scores).with_columns(trials=pl.lit(1))
-    numbers = pl.concat(each.estimates() for each in scores)
+    rows = pl.concat(part.rows for part in scores).with_columns(trials=pl.lit(1))
+    numbers = pl.concat(part.estimates() for part in scores)
     if rows["base"].n_unique() == 1:
         numbers = numbers.with_columns(pl.col("series").str.strip_prefix(f"{rows['base'][0]}, "))
     names = {name: (BENCHMARKS | REAL)[name].title if name in BENCHMARKS else name for name in numbers["benchmark"]}

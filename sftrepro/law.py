@@ -338,7 +338,7 @@ def reasoning_groups(results: pl.DataFrame) -> dict[str, list[str]]:  # raises R
     if not any(groups.values()):
         raise RequestError(f"benchmarks {', '.join(names)}: none is a reasoning benchmark. Ask for some: "
                            "-p benchmarks arithmetic,program")
-    return {title: found for title, found in groups.items() if found}
+    return {title: members for title, members in groups.items() if members}
 
 def sweeps_of(results: pl.DataFrame, profile: Profile) -> dict[str, Sweep]:
     "The gains of some runs, for each group of reasoning benchmarks."
@@ -376,6 +376,6 @@ def show_shortened(results: pl.DataFrame, profile: Profile, long: str, short: Se
     "How far ahead shorter runs are when they end, benchmark by benchmark."
     there = set(results["series"].unique())
     made = [run for run in short if run in there]
-    found = shortened(results, long, made).rename({"estimate": "value", "name": "run"})
-    show(table(wide(found, "run"), titles(profile)), f"The end of each shorter run minus {long} at the same step, in "
-         "percentage points, with simultaneous 95% intervals.", provenance(results), found, "shortened")
+    ends = shortened(results, long, made).rename({"estimate": "value", "name": "run"})
+    show(table(wide(ends, "run"), titles(profile)), f"The end of each shorter run minus {long} at the same step, in "
+         "percentage points, with simultaneous 95% intervals.", provenance(results), ends, "shortened")

@@ -84,8 +84,8 @@ def show_map(results: pl.DataFrame,  # series that each begin with their base
 # %% ../nbs/14d_maps.ipynb #c0373f01
 def by_rate(results: pl.DataFrame, profile: Profile) -> pl.DataFrame:
     "The runs of a profile and of its variants at other rates, slowest first; each series says its rate."
-    found = rate_variants(profile, runs_in(results), results["benchmark"].unique())
-    parts = sorted([(profile, results), *found], key=lambda part: part[0].learning_rate_factor)
+    others = rate_variants(profile, runs_in(results), results["benchmark"].unique())
+    parts = sorted([(profile, results), *others], key=lambda part: part[0].learning_rate_factor)
     renamed = []
     for variant, rows in parts:
         rates = {spec.paper_run: f"{spec.paper_run}, lr {spec.learning_rate:.1e}" for spec in run_specs(variant)}

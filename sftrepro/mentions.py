@@ -39,10 +39,10 @@ def in_words(run: PaperRun | RunSpec) -> str:
 # %% ../nbs/14f_mentions.ipynb #bb905280
 def made(profile: Profile) -> dict[str, list[RunSpec]]:
     "The runs and controls of a profile, and the runs of part III made for it, by id; a specification for each seed."
-    found, beyond = {}, beyond_profile(profile)
+    by_run, beyond = {}, beyond_profile(profile)
     for spec in [*run_specs(profile), *(run_specs(beyond) if beyond != profile else [])]:
-        found.setdefault(spec.paper_run, []).append(spec)
-    return found
+        by_run.setdefault(spec.paper_run, []).append(spec)
+    return by_run
 
 def seeds(specs: list[RunSpec]) -> str:
     "The seeds of a run."
@@ -116,7 +116,7 @@ JUDGED = re.compile(r"<td[^>]*>(?:<span[^>]*>)?(C\d+)<.*?sft-verdict[^>]*>([^<]+
 
 def verdicts_shown(scoreboard: str) -> dict[str, str]:  # of a page or an output with the scoreboard
     "The verdict of each claim, by id."
-    return {found[1]: found[2] for row in ROW.findall(scoreboard) if (found := JUDGED.search(row))}
+    return {words[1]: words[2] for row in ROW.findall(scoreboard) if (words := JUDGED.search(row))}
 
 # %% ../nbs/14f_mentions.ipynb #7a337911
 def claim_note(id: str, claim: Claim, verdict: str) -> Note:  # verdict: empty if it is not known
@@ -219,7 +219,7 @@ def place(page: str, address: str, names: dict[str, Note], terms: dict[str, Note
 # %% ../nbs/14f_mentions.ipynb #a79c3ed6
 def named(text: str, at: Place) -> str:
     "A text, its runs and claims linked."
-    return NAME.sub(lambda found: link(at.names[found[0]], found[0], at.address) if found[0] in at.names else found[0],
+    return NAME.sub(lambda word: link(at.names[word[0]], word[0], at.address) if word[0] in at.names else word[0],
                     text)
 
 def tabled(text: str, at: Place) -> str:
@@ -232,14 +232,14 @@ def tabled(text: str, at: Place) -> str:
 # %% ../nbs/14f_mentions.ipynb #a4e1c4e2
 def first_term(text: str, terms: dict[str, Note]) -> tuple[str, int, int] | None:
     "The first term in a text, and where it begins and ends; of two that begin together the longer."
-    found = [(term, *match.span("term")) for term in terms if (match := forms(term).search(text))]
-    return min(found, key=lambda place: (place[1], -place[2]), default=None)
+    places = [(term, *match.span("term")) for term in terms if (match := forms(term).search(text))]
+    return min(places, key=lambda place: (place[1], -place[2]), default=None)
 
 def linked(text: str, at: Place) -> str:
     "A text, its runs, claims and new terms linked."
-    if (found := first_term(text, at.terms)) is None:
+    if (first := first_term(text, at.terms)) is None:
         return named(text, at)
-    term, start, end = found
+    term, start, end = first
     made = link(at.terms.pop(term), text[start:end], at.address, "sft-term")
     return named(text[:start], at) + made + linked(text[end:], at)
 

@@ -268,5 +268,5 @@ def model_checks(folder: Path, profile: Profile,
 # %% ../nbs/19a_own.ipynb #11f699c4
 def refuse_unfit(checks: pl.DataFrame, name: str) -> None:  # raises RequestError
     "Refuse to finetune a model that failed a check."
-    for what, found in checks.filter(~pl.col("fine")).select("what", "found").iter_rows():
-        raise RequestError(f"{name} cannot be finetuned here: {what}: {found}. Take a smaller or another model")
+    for what, value in checks.filter(~pl.col("fine")).select("what", "found").iter_rows():
+        raise RequestError(f"{name} cannot be finetuned here: {what}: {value}. Take a smaller or another model")

@@ -42,8 +42,8 @@ FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # in XML
 
 def chromium() -> str:  # raises RequestError
     "The path of the browser."
-    if found := shutil.which("chromium"):
-        return found
+    if program := shutil.which("chromium"):
+        return program
     raise RequestError("chromium is not installed, which typesets the pages. Install it: ./setup.sh chromium")
 
 def typeset_articles(site: Path, entries: Sequence[str]) -> dict[str, str]:  # XHTML by entry
@@ -330,8 +330,8 @@ SIGNS = {"nav": '<nav epub:type="toc"', "svg": "<svg:svg", "mathml": "<m:math"}
 
 def properties(text: str) -> str:  # of a page
     "What a page of an EPUB has to declare that it holds."
-    found = [word for word, sign in SIGNS.items() if sign in text]
-    return f' properties="{" ".join(found)}"' if found else ""
+    words = [word for word, sign in SIGNS.items() if sign in text]
+    return f' properties="{" ".join(words)}"' if words else ""
 
 def package(pages: dict[str, str]) -> str:  # file name -> XHTML, in order
     "The list of an EPUB's files and their order."

@@ -358,10 +358,10 @@ def show_verdict(id: str, results: pl.DataFrame, profile: Profile) -> None:
          conditions, f"robustness-{id.lower()}")
 
 # %% ../nbs/14b_report.ipynb #8d4c2c9d
-def show_opening(chapter: int | str, verdicts: Sequence[Verdict], profile: Profile, found: str = "",
+def show_opening(chapter: int | str, verdicts: Sequence[Verdict], profile: Profile, result: str = "",
                  sure: str = "") -> None:
     "The box at the head of a chapter."
-    display(HTML(opening(chapter, verdicts, profile, found, sure)))
+    display(HTML(opening(chapter, verdicts, profile, result, sure)))
 
 # %% ../nbs/14b_report.ipynb #77aeabf6
 def ours_for(model: str, data: str, results: pl.DataFrame, profile: Profile) -> pl.DataFrame | None:

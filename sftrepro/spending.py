@@ -137,9 +137,9 @@ def show_same_time(results: pl.DataFrame, profile: Profile, run: str, other: str
     step, last = in_the_time_of(run, other, cost), results.filter(series=other)["step"].max()
     pairs = [Pair(benchmark=benchmark, name=f"{run} at step {step} minus {other}", above=(run, step),
                   below=(other, last)) for benchmark in results["benchmark"].unique(maintain_order=True)]
-    found = contrasts(results, pairs).select("benchmark", pl.col("estimate").alias("value"), "low", "high")
+    differences = contrasts(results, pairs).select("benchmark", pl.col("estimate").alias("value"), "low", "high")
     took = {name: cost.filter(run=name, step=at)["seconds"].sum() for name, at in ((run, step), (other, last))}
     caption = (f"{run} at step {step} ({took[run]:.0f} s) minus {other} ({took[other]:.0f} s) in percentage points, "
                f"with simultaneous 95% intervals; {clock(cost)}{origin(cost)}.")
-    named = found.with_columns(pl.col("benchmark").replace(titles(profile)))
-    show(table(named, {"value": "difference"}), caption, provenance(results), found, "same-time")
+    named = differences.with_columns(pl.col("benchmark").replace(titles(profile)))
+    show(table(named, {"value": "difference"}), caption, provenance(results), differences, "same-time")

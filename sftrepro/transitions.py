@@ -80,7 +80,7 @@ def ease(results: pl.DataFrame,           # of one benchmark
 def as_easy(lost: np.ndarray, never: np.ndarray,  # seeds x items
             classes: np.ndarray) -> np.ndarray:
     "Weights for the items never right, with which each class counts as much as among the lost."
-    sizes = np.array([[group[:, classes == each].sum() for each in range(3)] for group in (lost, never)])
+    sizes = np.array([[group[:, classes == kind].sum() for kind in range(3)] for group in (lost, never)])
     return never * np.divide(sizes[0], sizes[1], out=np.zeros(3), where=sizes[1] > 0)[classes]
 
 # %% ../nbs/13d_transitions.ipynb #de5e2888

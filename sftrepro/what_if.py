@@ -65,12 +65,12 @@ def measurements_by_rate(profile: Profile, runs: Sequence[str],
                          results: pl.DataFrame,  # of the profile itself
                          ) -> list[tuple[Profile, pl.DataFrame]]:
     "The profile, then its variants with another learning rate, and what they measured of these runs."
-    found = [(profile, results)]
+    parts = [(profile, results)]
     for variant in variants(profile):
         shared = [run for run in runs if run in variant.runs]
         if variant.learning_rate_factor != profile.learning_rate_factor and shared:
-            found.append((variant, variant_results(variant, shared)))
-    return [(variant, rows) for variant, rows in found if rows is not None]
+            parts.append((variant, variant_results(variant, shared)))
+    return [(variant, rows) for variant, rows in parts if rows is not None]
 
 # %% ../nbs/14h_what_if.ipynb #3f85368b
 def rate_of(run: str, profile: Profile) -> float:

@@ -138,17 +138,17 @@ WISHED = dict(zip(OUTCOMES.values(), ("higher", "lower", "lower"), strict=True))
 def outcomes(results: pl.DataFrame, series: str) -> pl.DataFrame:  # `benchmark` is the outcome
     "What a run gained out of domain, how far it fell in domain, and what it lost of its refusals; in points."
     own = results.filter(series=series)
-    last, found = (series, own["step"].max()), {}
+    last, parts = (series, own["step"].max()), {}
     if len(pool := pooled(own)):
-        found["gain"] = contrasts(pool, [Pair(benchmark=POOL, name="gain", above=last, below=(series, 0))])
+        parts["gain"] = contrasts(pool, [Pair(benchmark=POOL, name="gain", above=last, below=(series, 0))])
     for inside in of_group(own, "in-domain")[:1]:
         legs = excursion(own, [inside], series)
-        found["fall"] = legs.filter(name="out", step=furthest_step(legs, inside))
+        parts["fall"] = legs.filter(name="out", step=furthest_step(legs, inside))
     for safety in of_group(own, "safety"):
-        found["lost"] = contrasts(own, [Pair(benchmark=safety, name="lost", above=(series, 0), below=last)], "refused")
+        parts["lost"] = contrasts(own, [Pair(benchmark=safety, name="lost", above=(series, 0), below=last)], "refused")
     return pl.concat([rows.select(pl.lit(OUTCOMES[name]).alias("benchmark"), pl.lit(series).alias("series"),
                                   pl.col("estimate").alias("value"), "low", "high", "seeds", "items")
-                      for name, rows in found.items()])
+                      for name, rows in parts.items()])
 
 # %% ../nbs/14k_worlds.ipynb #f1035084
 HEADROOM = "headroom out of domain"
@@ -186,8 +186,8 @@ def all_outcomes(results: pl.DataFrame, names: dict[str, str],  # series -> what
                  more: pl.DataFrame | None = None,  # further outcomes, such as the headroom
                  ) -> pl.DataFrame:
     "The outcomes of some series, by outcome, in the order and under the names given."
-    found = [outcomes(results, series) for series in names]
-    rows = pl.concat([*([more] if more is not None else []), *found], how="diagonal")
+    parts = [outcomes(results, series) for series in names]
+    rows = pl.concat([*([more] if more is not None else []), *parts], how="diagonal")
     order = pl.col("series").replace_strict({series: rank for rank, series in enumerate(names)}, default=None)
     rows = rows.with_columns(rank=order).drop_nulls("rank").sort("rank", maintain_order=True)
     return rows.with_columns(pl.col("series").replace(names)).drop("rank")
@@ -300,8 +300,8 @@ def controls_in(profile: Profile, run: str) -> pl.DataFrame:  # text
     for world in worlds_of(profile):
         base, row = base_of(run_named(run), world).name, {"world": world.name}
         for control in ("headroom", "null", "ceiling"):
-            found = control_rows(world, control, base)
-            lack = "not made yet" if found is None else shortfall(control, control_rules()[control], found)
+            compared = control_rows(world, control, base)
+            lack = "not made yet" if compared is None else shortfall(control, control_rules()[control], compared)
             row[control] = lack.partition(" (")[0] or "holds"
         rows.append(row)
     return pl.DataFrame(rows)
