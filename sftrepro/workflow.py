@@ -430,7 +430,8 @@ def runs_beyond(name: str, profile: Profile) -> set[str]:  # of part III
 def jobs_named(name: str,  # `R25`, `R25-null`, `26`, or a part of a chapter's name
                jobs: dict[str, Job], profile: Profile) -> list[str]:  # raises RequestError
     "The jobs that a run or a chapter stands for; for a chapter of part III, its runs where the profile makes them."
-    if specs := [spec for spec in run_specs(profile) if spec.paper_run in {name, *runs_beyond(name, profile)}]:
+    named = {name, *runs_beyond(name, profile)}
+    if specs := [spec for spec in run_specs(profile) if spec.paper_run in named]:
         keys = {key for spec in specs for key in (spec.base, spec.run_id)}
         return [job.name for job in jobs.values() if job.kind in PUBLISHING and job.key in keys]
     runs, stems = made_runs(profile), list(chapter_files())
