@@ -1670,6 +1670,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'sftrepro.workflow.load_flow': ('workflow.html#load_flow', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.manifest_reasons': ('workflow.html#manifest_reasons', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.missing_results': ('workflow.html#missing_results', 'sftrepro/workflow.py'),
+                                   'sftrepro.workflow.overwritten': ('workflow.html#overwritten', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.plan': ('workflow.html#plan', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.published_file': ('workflow.html#published_file', 'sftrepro/workflow.py'),
                                    'sftrepro.workflow.reasons': ('workflow.html#reasons', 'sftrepro/workflow.py'),

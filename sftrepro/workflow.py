@@ -7,7 +7,7 @@ __all__ = ['ENTRIES', 'BY_QUERIES', 'SELECTING_SETTINGS', 'TEXT_CHANGED', 'PUBLI
            'chapter_needs', 'chapter_job', 'jobs', 'settings_used', 'job_inputs', 'library_names', 'chapter_settings',
            'chapter_inputs', 'book_inputs', 'Inputs', 'Flow', 'load_flow', 'changes', 'in_words', 'manifest_reasons',
            'published_file', 'results_reasons', 'chapter_reasons', 'book_reasons', 'reasons', 'with_needs', 'plan',
-           'check_bases', 'require_results', 'shared_file', 'check_folders', 'runs_beyond', 'jobs_named',
+           'check_bases', 'require_results', 'shared_file', 'overwritten', 'check_folders', 'runs_beyond', 'jobs_named',
            'missing_results']
 
 # %% ../nbs/16b_workflow.ipynb #8989a494
@@ -403,22 +403,22 @@ def shared_file(job: Job, profile: Profile) -> Path | None:  # None for a job th
         return job.output
     return published_file(job.kind, profile, job.key) if job.kind in PUBLISHING else None
 
-def check_folders(planned: Collection[str],  # names of jobs
-                  flow: Flow) -> None:       # raises RequestError
+def overwritten(name: str, flow: Flow, other: Flow) -> list[str]:  # empty if nothing is lost
+    "How a job's result differs from the one of another profile that lies where it would go."
+    ours, theirs = (name in of.jobs and shared_file(of.jobs[name], of.profile) for of in (flow, other))
+    why = changes(other.inputs[name], flow.inputs[name]) if ours and ours == theirs else []
+    return why if why and not manifest_reasons(ours, other.inputs[name]) else []
+
+def check_folders(planned: Collection[str], flow: Flow) -> None:  # raises RequestError
     "Refuse to write over what the profile that this one is like has made."
-    if not (own := flow.profile).like:
-        return
-    other = load_flow(load_profile(own.like))
+    own, other = flow.profile, load_flow(load_profile(flow.profile.like)) if flow.profile.like else flow
     for name in planned:
-        file = shared_file(flow.jobs[name], own)
-        if not file or name not in other.jobs or file != shared_file(other.jobs[name], other.profile):
-            continue
-        why = changes(other.inputs[name], flow.inputs[name])
-        if why and not manifest_reasons(file, other.inputs[name]):
+        if why := overwritten(name, flow, other):
             kind = "bases" if flow.jobs[name].kind in MAKING_BASES else "results"
-            raise RequestError(f"{store.display_path(file)} belongs to profile {own.like}, and {own.name} would write "
-                               f"another one over it ({in_words(why)}). Give that a folder of its own: settings.ini "
-                               f"[{own.name}] {kind}_dir = runs/{own.name}/{kind}")
+            file = store.display_path(shared_file(flow.jobs[name], own))
+            raise RequestError(f"{file} belongs to profile {own.like}, and {own.name} would write another one over it "
+                               f"({in_words(why)}). Give that a folder of its own: settings.ini [{own.name}] "
+                               f"{kind}_dir = runs/{own.name}/{kind}")
 
 # %% ../nbs/16b_workflow.ipynb #6f6bf5d0
 def runs_beyond(name: str, profile: Profile) -> set[str]:  # of part III
