@@ -6,7 +6,7 @@ __all__ = ['CHAPTERS', 'MODELS', 'OF_ONE_MODEL', 'COPIED', 'BAR', 'LONGEST_REBUI
            'without_accounting', 'cluster_environment', 'snakemake_command', 'percent', 'running_line', 'stop',
            'lines_of', 'time_left', 'watch', 'rebuild_failure', 'cluster_failures', 'scheduler_message', 'read_log',
            'silent_end', 'run_plan', 'stale_results', 'results_name', 'check_gpus', 'cost_in_short', 'cost_line',
-           'slow_training', 'check_size', 'dry_run', 'update', 'run_or_describe']
+           'slow_training', 'check_size', 'dry_run', 'run_or_describe', 'update']
 
 # %% ../nbs/18a_rebuild.ipynb #90c59716
 import json
@@ -379,6 +379,21 @@ def dry_run(planned: list[Job], profile: Profile, on: Hardware, more: list[str])
     if ended.returncode:
         raise RequestError(f"Snakemake: {(ended.stderr.strip().splitlines() or ['no output'])[-1]}")
 
+# %% ../nbs/18a_rebuild.ipynb #18a5b004
+def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: list[str],
+                    hours: float = LONGEST_REBUILD) -> None:
+    "Run a plan, or say what it would do."
+    if any(job.kind not in ("chapter", "book") for job in planned):
+        print(f"{profile.name}: {cost_line(planned, profile, on)}", flush=True)
+    if not on_cluster(more) and (line := slow_training(planned, profile, on)):
+        print(line, flush=True)
+    if DRY & set(more):
+        return dry_run(planned, profile, on, more)
+    if not on_cluster(more):
+        check_gpus(planned, profile, on)
+        check_size(planned, profile, on, hours)
+    run_plan(planned, profile, on, more)
+
 # %% ../nbs/18a_rebuild.ipynb #15b7ddc8
 def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None,
            only: Collection[str] = (),  # jobs to make, with what they need; none for all
@@ -406,17 +421,3 @@ def update(name: str, goal: Goal, more: list[str], on: Hardware | None = None,
         print(line)
     if not only and not DRY & set(more):
         print(f"Open {site_folder(profile) / 'index.html'}")
-
-def run_or_describe(planned: list[Job], profile: Profile, on: Hardware, more: list[str],
-                    hours: float = LONGEST_REBUILD) -> None:
-    "Run a plan, or say what it would do."
-    if any(job.kind not in ("chapter", "book") for job in planned):
-        print(f"{profile.name}: {cost_line(planned, profile, on)}", flush=True)
-    if not on_cluster(more) and (line := slow_training(planned, profile, on)):
-        print(line, flush=True)
-    if DRY & set(more):
-        return dry_run(planned, profile, on, more)
-    if not on_cluster(more):
-        check_gpus(planned, profile, on)
-        check_size(planned, profile, on, hours)
-    run_plan(planned, profile, on, more)
