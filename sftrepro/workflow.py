@@ -411,7 +411,9 @@ def overwritten(name: str, flow: Flow, other: Flow) -> list[str]:  # empty if no
 
 def check_folders(planned: Collection[str], flow: Flow) -> None:  # raises RequestError
     "Refuse to write over what the profile that this one is like has made."
-    own, other = flow.profile, load_flow(load_profile(flow.profile.like)) if flow.profile.like else flow
+    if not (own := flow.profile).like:
+        return
+    other = load_flow(load_profile(own.like))
     for name in planned:
         if why := overwritten(name, flow, other):
             kind = "bases" if flow.jobs[name].kind in MAKING_BASES else "results"
